@@ -1,0 +1,62 @@
+"""Train Keras CNNs under L1 to exact zeros, export them, measure the files.
+
+The names below load on first use, so that `import cnn_l1` alone does not import
+TensorFlow and a bad flag is answered at once.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cnn_l1.callbacks import SparsityMonitor, StrengthRamp, Threshold, apply_threshold
+    from cnn_l1.export import export_tflite, plain_copy
+    from cnn_l1.measure import measure_tflite
+    from cnn_l1.optimizers import HoldZeros, Proximal
+    from cnn_l1.penalties import L1, L1L2, attach, soft_threshold
+    from cnn_l1.sparsity import count
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "L1": "penalties",
+    "L1L2": "penalties",
+    "soft_threshold": "penalties",
+    "attach": "penalties",
+    "HoldZeros": "optimizers",
+    "Proximal": "optimizers",
+    "SparsityMonitor": "callbacks",
+    "StrengthRamp": "callbacks",
+    "Threshold": "callbacks",
+    "apply_threshold": "callbacks",
+    "count": "sparsity",
+    "plain_copy": "export",
+    "export_tflite": "export",
+    "measure_tflite": "measure",
+}
+
+__all__ = [
+    "L1",
+    "L1L2",
+    "HoldZeros",
+    "Proximal",
+    "SparsityMonitor",
+    "StrengthRamp",
+    "Threshold",
+    "apply_threshold",
+    "attach",
+    "count",
+    "export_tflite",
+    "measure_tflite",
+    "plain_copy",
+    "soft_threshold",
+]
+
+
+def __getattr__(name):
+    if name not in _MODULES:
+        raise AttributeError(f"module 'cnn_l1' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"cnn_l1.{_MODULES[name]}"), name)
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,289 @@
+"""Callbacks: count zeros, threshold and hold, and move the penalty's strength."""
+
+import math
+import warnings
+
+import keras
+from keras import ops
+
+from cnn_l1 import sparsity
+from cnn_l1.optimizers import HoldZeros, Proximal
+
+
+class EmptyLayerWarning(UserWarning):
+    """A layer has no weight left that is not zero."""
+
+
+class EmptyLayerError(ValueError):
+    """A layer has no weight left that is not zero, and a setting forbids that."""
+
+
+def wrapped_optimizer(model, kind, callback):
+    """The model's optimizer as a `kind`, or a `ValueError` that names it."""
+    optimizer = model.optimizer
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    if not isinstance(optimizer, kind):
+        raise ValueError(
+            f"{callback} expects an optimizer wrapped in cnn_l1.{kind.__name__}. "
+            f"Received: optimizer={type(optimizer).__name__}. "
+            f"Compile with cnn_l1.{kind.__name__}(your_optimizer)."
+        )
+    return optimizer
+
+
+class SparsityMonitor(keras.callbacks.Callback):
+    """Count exact zeros after every epoch, into the epoch's logs.
+
+    It writes `sparsity` (zeros over kernel weights, 0 to 1), `nonzero` (kernel
+    weights left), `penalty` (the value of all regularizers) and, for each
+    kernel, `sparsity/<layer>`. History, CSVLogger and TensorBoard see them when
+    they stand behind this callback in the list.
+
+    Args:
+        per_layer: Whether to write a key for each layer. Default `True`.
+        empty_layers: What to do when a layer has become all zero: `"warn"`
+            (default, once a layer), `"forbid"` (raise `EmptyLayerError`) or
+            `"ignore"`.
+    """
+
+    def __init__(self, per_layer=True, empty_layers="warn"):
+        super().__init__()
+        if empty_layers != "ignore":
+            check_empty_layers(empty_layers)
+        self.per_layer = per_layer
+        self.empty_layers = empty_layers
+        self._reported = set()
+
+    def on_epoch_end(self, epoch, logs=None):
+        counts = sparsity.count(self.model)
+        for layer in counts.layers:
+            watched = self.empty_layers != "ignore" and layer.layer not in self._reported
+            if layer.nonzero == 0 and watched:
+                self._reported.add(layer.layer)
+                report_empty(layer.layer, self.empty_layers, f"after epoch {epoch + 1}")
+        if logs is None:
+            return
+        logs["sparsity"] = counts.sparsity
+        logs["nonzero"] = counts.nonzero
+        logs["penalty"] = sparsity.penalty_value(self.model)
+        if self.per_layer:
+            logs.update({f"sparsity/{layer.layer}": layer.sparsity for layer in counts.layers})
+
+
+class Threshold(keras.callbacks.Callback):
+    """Zero small kernel weights on a schedule, and hold all zeros from then on.
+
+    A weight is zeroed where `|w| < threshold`, or `|w| < relative_threshold ·
+    std(kernel)`. The optimizer must be a `HoldZeros` or a `Proximal`, which
+    holds the zeros inside the compiled step.
+
+    Args:
+        threshold: Float, absolute, 0 or more. Default `None`.
+        relative_threshold: Float, in standard deviations of each layer's kernel,
+            0 or more. Default `None`. Give exactly one of the two.
+        start_epochs: Whole epochs before the first thresholding. Default 0: at
+            the start of training, before the first step.
+        every_epochs: Whole epochs between thresholdings; 0 (default) for once.
+        empty_layers: What to do when a layer would become all zero: `"warn"`
+            (default: do it and warn) or `"forbid"` (raise `EmptyLayerError` and
+            leave all weights as they were).
+
+    Raises:
+        ValueError: If an argument is out of range, or on training start if the
+            optimizer is not wrapped.
+    """
+
+    def __init__(
+        self,
+        threshold=None,
+        relative_threshold=None,
+        start_epochs=0,
+        every_epochs=0,
+        empty_layers="warn",
+    ):
+        super().__init__()
+        if (threshold is None) == (relative_threshold is None):
+            raise ValueError(
+                "Threshold expects exactly one of `threshold` and `relative_threshold`. "
+                f"Received: threshold={threshold}, relative_threshold={relative_threshold}"
+            )
+        for name, value in (
+            ("threshold", threshold),
+            ("relative_threshold", relative_threshold),
+            ("start_epochs", start_epochs),
+            ("every_epochs", every_epochs),
+        ):
+            if value is not None and not value >= 0:
+                raise ValueError(f"`{name}` must be 0 or more. Received: {name}={value!r}")
+        check_empty_layers(empty_layers)
+        self.threshold = threshold
+        self.relative_threshold = relative_threshold
+        self.start_epochs = start_epochs
+        self.every_epochs = every_epochs
+        self.empty_layers = empty_layers
+
+    def on_train_begin(self, logs=None):
+        wrapped_optimizer(self.model, HoldZeros, type(self).__name__)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if not self._is_due(epoch):
+            return
+        apply_threshold(self.model, self.threshold, self.relative_threshold, self.empty_layers)
+        wrapped_optimizer(self.model, HoldZeros, type(self).__name__).hold_zeros.assign(1.0)
+
+    def _is_due(self, epoch):
+        since = epoch - self.start_epochs
+        if since == 0:
+            return True
+        return since > 0 and self.every_epochs > 0 and since % self.every_epochs == 0
+
+
+def apply_threshold(model, threshold=None, relative_threshold=None, empty_layers="warn"):
+    """Zero a model's small kernel weights, once: see `Threshold`.
+
+    Returns:
+        How many weights became zero that were not.
+    """
+    planned = []
+    for name, variable in sparsity.kernels(model):
+        value = ops.convert_to_tensor(variable)
+        limit = threshold if threshold is not None else relative_threshold * ops.std(value)
+        kept = ops.where(ops.abs(value) < limit, ops.zeros_like(value), value)
+        before = sparsity.count_zeros(value)
+        after = sparsity.count_zeros(kept)
+        if after == value_count(value) and before != after:
+            report_empty(name, empty_layers, "by the threshold")
+        planned.append((variable, kept, after - before))
+    # Only when every layer has passed: a refused threshold changes nothing.
+    for variable, kept, _ in planned:
+        variable.assign(kept)
+    return sum(change for _, _, change in planned)
+
+
+def value_count(tensor):
+    """Number of values in a tensor."""
+    total = 1
+    for size in tensor.shape:
+        total *= int(size)
+    return total
+
+
+def check_empty_layers(empty_layers):
+    """Raise unless `empty_layers` is one of its two values."""
+    if empty_layers not in ("warn", "forbid"):
+        raise ValueError(
+            f"`empty_layers` must be 'warn' or 'forbid'. Received: empty_layers={empty_layers!r}"
+        )
+
+
+def report_empty(layer, empty_layers, when):
+    """Warn, or raise, that a layer is all zero."""
+    message = f"Layer {layer!r} is all zero {when}: its output no longer depends on its input."
+    if empty_layers == "forbid":
+        raise EmptyLayerError(
+            f"{message} `empty_layers` forbids it; expected a weaker l1_strength or a lower "
+            "threshold for this layer."
+        )
+    warnings.warn(message, EmptyLayerWarning, stacklevel=3)
+
+
+class StrengthRamp(keras.callbacks.Callback):
+    """Raise the penalties' strength linearly from 0, then keep it.
+
+    `strength_scale = min(1, (epoch + 1) / (ramp_epochs + 1))`, so the first
+    epoch already shrinks a little and the one after the ramp at full strength.
+    It writes `strength_scale` into the epoch's logs.
+
+    Args:
+        ramp_epochs: Whole epochs below full strength, 0 or more.
+    """
+
+    def __init__(self, ramp_epochs):
+        super().__init__()
+        if not ramp_epochs >= 0:
+            raise ValueError(
+                f"`ramp_epochs` must be 0 or more. Received: ramp_epochs={ramp_epochs!r}"
+            )
+        self.ramp_epochs = ramp_epochs
+
+    def scale(self, epoch):
+        return min(1.0, (epoch + 1) / (self.ramp_epochs + 1))
+
+    def on_epoch_begin(self, epoch, logs=None):
+        optimizer = wrapped_optimizer(self.model, Proximal, type(self).__name__)
+        optimizer.strength_scale.assign(self.scale(epoch))
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            logs["strength_scale"] = self.scale(epoch)
+
+
+class LogValue(keras.callbacks.Callback):
+    """Write a fixed value into every epoch's logs, times `strength_scale` if there.
+
+    Args:
+        name: Key in the logs.
+        value: Float.
+    """
+
+    def __init__(self, name, value):
+        super().__init__()
+        self.name = name
+        self.value = value
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            logs[self.name] = self.value * logs.get("strength_scale", 1.0)
+
+
+class DivergedError(RuntimeError):
+    """The loss is no number any more."""
+
+
+class StopOnNaN(keras.callbacks.Callback):
+    """Raise `DivergedError` when an epoch's loss is NaN or infinite.
+
+    Once an epoch, not once a batch: reading the loss makes a step wait.
+    """
+
+    def on_epoch_end(self, epoch, logs=None):
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"Training diverged: expected a finite loss. Received: {loss} in epoch "
+                f"{epoch + 1}. Lower optimizer.learning_rate."
+            )
+
+
+class BestWeights(keras.callbacks.Callback):
+    """Put the weights of the best epoch back at the end of training.
+
+    Args:
+        monitor: Key in the logs; larger is better. Of equal epochs the later
+            one wins, for the learning rate has fallen further there.
+    """
+
+    def __init__(self, monitor="val_accuracy"):
+        super().__init__()
+        self.monitor = monitor
+        self.best = None
+        self.best_epoch = None
+        self._weights = None
+
+    def on_train_begin(self, logs=None):
+        self.best = self.best_epoch = self._weights = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is None or self.monitor not in logs:
+            raise ValueError(
+                f"BestWeights expects {self.monitor!r} in the epoch's logs. "
+                f"Received: {', '.join(logs or {})}"
+            )
+        if self.best is None or logs[self.monitor] >= self.best:
+            self.best, self.best_epoch = logs[self.monitor], epoch
+            self._weights = self.model.get_weights()
+
+    def on_train_end(self, logs=None):
+        if self._weights is not None:
+            self.model.set_weights(self._weights)

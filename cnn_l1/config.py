@@ -1,0 +1,609 @@
+"""Every setting, its default and its rule. Nothing here imports TensorFlow.
+
+`load(path, overrides)` reads a YAML file and returns a frozen `Config`, or
+raises one `ConfigError` that names the file, the dotted key, what was expected
+and what came.
+"""
+
+import difflib
+import json
+import pathlib
+import re
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import pydantic
+import yaml
+from pydantic import Field
+
+POSITIVE = Annotated[int, Field(ge=1)]
+COUNT = Annotated[int, Field(ge=0)]
+STRENGTH = Annotated[float, Field(ge=0)]
+FRACTION = Annotated[float, Field(ge=0, lt=1)]
+ACTIVATION = Literal["linear", "relu", "relu6", "tanh", "sigmoid", "elu", "leaky_relu", "swish"]
+PADDING = Literal["valid", "same"]
+
+
+class ConfigError(ValueError):
+    """A config file, key, value or flag that cannot be used."""
+
+
+class Section(pydantic.BaseModel):
+    """Base of all sections: frozen, unknown keys forbidden, finite numbers."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class AugmentationConfig(Section):
+    """Random changes to training images, as Keras layers; 0 and false are off."""
+
+    shift_pixels: COUNT = 0
+    """Shift by up to this many pixels each way, filled with zeros."""
+    flip: bool = False
+    """Mirror left to right, every second image."""
+    crop_pixels: COUNT = 0
+    """Pad by this many zero pixels each side, then crop back at random."""
+
+
+class DataConfig(Section):
+    """Which data set, and how it is split."""
+
+    name: str = "digits"
+    """A TFDS name with an image and a label; `digits` is embedded."""
+    data_dir: str | None = None
+    """Where TFDS finds it. Default: $TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    download: bool = False
+    """Whether TFDS may download a data set that is not there."""
+    train_split: str = "train"
+    """TFDS split for training and validation, e.g. `train` or `train[:80%]`."""
+    test_split: str = "test"
+    """TFDS split for the final report."""
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Part of the training split kept for validation, stratified by label."""
+    image_size: tuple[POSITIVE, POSITIVE] | None = None
+    """Resize to (rows, columns); needed where images differ in size."""
+    in_memory: bool | None = None
+    """Decode once and keep in memory. Default: if it takes less than 2 GiB."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+
+class ConvBlock(Section):
+    """Conv2D."""
+
+    type: Literal["conv"]
+    filters: POSITIVE
+    kernel_size: POSITIVE = 3
+    strides: POSITIVE = 1
+    padding: PADDING = "valid"
+    activation: ACTIVATION = "relu"
+    use_bias: bool = True
+    name: str | None = None
+
+
+class DepthwiseBlock(Section):
+    """DepthwiseConv2D."""
+
+    type: Literal["depthwise"]
+    kernel_size: POSITIVE = 3
+    strides: POSITIVE = 1
+    padding: PADDING = "same"
+    depth_multiplier: POSITIVE = 1
+    activation: ACTIVATION = "relu"
+    use_bias: bool = True
+    name: str | None = None
+
+
+class BatchNormBlock(Section):
+    """BatchNormalization."""
+
+    type: Literal["batch_norm"]
+    name: str | None = None
+
+
+class ActivationBlock(Section):
+    """An activation by itself, e.g. behind a batch-norm."""
+
+    type: Literal["activation"]
+    activation: ACTIVATION = "relu"
+    name: str | None = None
+
+
+class PoolBlock(Section):
+    """MaxPooling2D or AveragePooling2D."""
+
+    type: Literal["pool"]
+    kind: Literal["max", "average"] = "max"
+    pool_size: POSITIVE = 2
+    strides: POSITIVE | None = None
+    padding: PADDING = "valid"
+    name: str | None = None
+
+
+class GlobalPoolBlock(Section):
+    """GlobalAveragePooling2D or GlobalMaxPooling2D."""
+
+    type: Literal["global_pool"]
+    kind: Literal["max", "average"] = "average"
+    name: str | None = None
+
+
+class DropoutBlock(Section):
+    """Dropout."""
+
+    type: Literal["dropout"]
+    rate: FRACTION = 0.5
+    name: str | None = None
+
+
+class FlattenBlock(Section):
+    """Flatten."""
+
+    type: Literal["flatten"]
+    name: str | None = None
+
+
+class DenseBlock(Section):
+    """Dense; `units: classes` takes the number of classes."""
+
+    type: Literal["dense"]
+    units: POSITIVE | Literal["classes"]
+    activation: ACTIVATION = "relu"
+    use_bias: bool = True
+    name: str | None = None
+
+
+Block = Annotated[
+    ConvBlock
+    | DepthwiseBlock
+    | BatchNormBlock
+    | ActivationBlock
+    | PoolBlock
+    | GlobalPoolBlock
+    | DropoutBlock
+    | FlattenBlock
+    | DenseBlock,
+    Field(discriminator="type"),
+]
+
+DEFAULT_BLOCKS: tuple[Block, ...] = (
+    ConvBlock(type="conv", filters=32, kernel_size=5),
+    PoolBlock(type="pool", pool_size=2),
+    FlattenBlock(type="flatten"),
+    DenseBlock(type="dense", units=128),
+    DenseBlock(type="dense", units="classes", activation="linear"),
+)
+
+
+class ModelConfig(Section):
+    """Which network."""
+
+    name: Literal["cnn", "lenet_300_100", "lenet5", "resnet8"] = "cnn"
+    """Builder; `cnn` reads `blocks`."""
+    blocks: tuple[Block, ...] | None = None
+    """Layers of `cnn`, in order; the last must give one value a class."""
+    dropout: FRACTION = 0.0
+    """Dropout rate in front of the last dense layer."""
+    normalization: Literal["rescale", "standardize"] = "rescale"
+    """Raw 0-255 pixels to 0-1, or to mean 0 and variance 1 a channel; in the model."""
+    dtype_policy: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """Keras dtype policy in training; exported files come from float32 weights."""
+
+    @pydantic.model_validator(mode="after")
+    def _blocks_belong_to_cnn(self):
+        if self.blocks is not None and self.name != "cnn":
+            raise ValueError(f"blocks must be left out unless name is 'cnn', not {self.name!r}")
+        if self.blocks is not None and not self.blocks:
+            raise ValueError("blocks must have at least one block")
+        return self
+
+
+class PenaltyConfig(Section):
+    """Which penalty, how strong, and on what."""
+
+    name: Literal["l1", "l1l2", "none"] = "l1"
+    """L1, elastic net, or no penalty."""
+    l1_strength: STRENGTH = 1e-3
+    """The field's λ: penalty `l1_strength · sum(|w|)`."""
+    l2_strength: STRENGTH = 0.0
+    """For `l1l2`: penalty `l2_strength · sum(w²)` on top."""
+    layers: dict[str, STRENGTH] = {}
+    """`l1_strength` by layer-name pattern, e.g. {"conv*": 1e-4}; first match wins."""
+    biases: bool = False
+    """Whether biases are penalised too."""
+    batch_norm: bool = False
+    """Whether batch-norm scales and shifts are penalised too."""
+
+    @pydantic.model_validator(mode="after")
+    def _l2_belongs_to_l1l2(self):
+        if self.l2_strength and self.name != "l1l2":
+            raise ValueError(f"l2_strength must be 0 unless name is 'l1l2', not {self.name!r}")
+        return self
+
+
+class ScheduleConfig(Section):
+    """How the learning rate moves over a stage's steps."""
+
+    name: Literal["constant", "cosine", "linear", "exponential"] = "cosine"
+    """Shape of the decay (Keras CosineDecay, PolynomialDecay, ExponentialDecay)."""
+    final_fraction: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Learning rate at the end, as a part of the one at the start."""
+
+
+# Which optional settings each Keras optimizer takes; a test holds this against Keras.
+ADAM = frozenset({"beta_1", "beta_2", "epsilon"})
+OPTIMIZER_SETTINGS: dict[str, frozenset[str]] = {
+    "sgd": frozenset({"momentum", "nesterov"}),
+    "rmsprop": frozenset({"momentum", "rho", "epsilon"}),
+    "adam": ADAM,
+    "adamw": ADAM,
+    "nadam": ADAM,
+    "adamax": ADAM,
+    "lamb": ADAM,
+    "lion": frozenset({"beta_1", "beta_2"}),
+    "adagrad": frozenset({"epsilon"}),
+    "adadelta": frozenset({"rho", "epsilon"}),
+    "adafactor": frozenset(),
+    "ftrl": frozenset(),
+}
+
+
+class OptimizerConfig(Section):
+    """Any Keras optimizer; settings left out take Keras' defaults."""
+
+    name: Literal[
+        "sgd",
+        "rmsprop",
+        "adam",
+        "adamw",
+        "nadam",
+        "adamax",
+        "lamb",
+        "lion",
+        "adagrad",
+        "adadelta",
+        "adafactor",
+        "ftrl",
+    ] = "adam"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    schedule: ScheduleConfig = ScheduleConfig()
+    momentum: FRACTION | None = None
+    nesterov: bool | None = None
+    rho: FRACTION | None = None
+    beta_1: FRACTION | None = None
+    beta_2: FRACTION | None = None
+    epsilon: Annotated[float, Field(gt=0)] | None = None
+    weight_decay: STRENGTH | None = None
+    clipnorm: Annotated[float, Field(gt=0)] | None = None
+    global_clipnorm: Annotated[float, Field(gt=0)] | None = None
+    clipvalue: Annotated[float, Field(gt=0)] | None = None
+    gradient_accumulation_steps: Annotated[int, Field(ge=2)] | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _settings_belong_to_optimizer(self):
+        own = ("momentum", "nesterov", "rho", "beta_1", "beta_2", "epsilon")
+        for setting in own:
+            given = getattr(self, setting) is not None
+            if given and setting not in OPTIMIZER_SETTINGS[self.name]:
+                takes = sorted(OPTIMIZER_SETTINGS[self.name]) or ["none of its own"]
+                raise ValueError(
+                    f"{setting} is no setting of {self.name!r}, which takes: {', '.join(takes)}"
+                )
+        clips = [n for n in ("clipnorm", "global_clipnorm", "clipvalue") if getattr(self, n)]
+        if len(clips) > 1:
+            raise ValueError(f"at most one of {' and '.join(clips)} may be set")
+        return self
+
+
+class TrainingConfig(Section):
+    """The stage under the penalty."""
+
+    method: Literal["proximal", "subgradient"] = "proximal"
+    """Soft-threshold after each update, or plain Keras with the penalty's gradient."""
+    proximal_threshold: Literal["auto", "scaled", "decoupled"] = "auto"
+    """Threshold ηλ in the optimizer's own metric, or the same for every weight."""
+    epochs: POSITIVE = 30
+    ramp_epochs: COUNT = 0
+    """Epochs over which the penalty grows to full strength; proximal only."""
+    batch_size: POSITIVE = 128
+    early_stopping_epochs: POSITIVE | None = None
+    """Stop when validation loss has not fallen for this many epochs."""
+    empty_layers: Literal["warn", "forbid"] = "warn"
+    """What to do when a layer becomes all zero."""
+    steps_per_execution: POSITIVE = 10
+    """Training steps in one call of the compiled function."""
+    jit_compile: bool = False
+    """XLA. On CPUs it is slower for these networks."""
+
+    @pydantic.model_validator(mode="after")
+    def _ramp_is_proximal(self):
+        if self.ramp_epochs and self.method != "proximal":
+            raise ValueError(f"ramp_epochs must be 0 for method {self.method!r}")
+        if self.ramp_epochs >= self.epochs:
+            raise ValueError(
+                f"ramp_epochs must be less than epochs ({self.epochs}), not {self.ramp_epochs}"
+            )
+        return self
+
+
+class ThresholdingConfig(Section):
+    """Zeroing what is small; zeros are held from then on."""
+
+    threshold: STRENGTH | None = None
+    """Zero weights with |w| below this."""
+    relative_threshold: STRENGTH | None = None
+    """Zero weights with |w| below this many standard deviations of their kernel."""
+    start_epochs: COUNT | None = None
+    """Whole epochs before the first one. Default: once, after the last epoch."""
+    every_epochs: COUNT = 0
+    """Whole epochs between two; 0 for once."""
+
+    @pydantic.model_validator(mode="after")
+    def _exactly_one(self):
+        if (self.threshold is None) == (self.relative_threshold is None):
+            raise ValueError("exactly one of threshold and relative_threshold must be set")
+        if self.every_epochs and self.start_epochs is None:
+            raise ValueError("every_epochs needs start_epochs")
+        return self
+
+
+class FineTuningConfig(Section):
+    """The stage without the penalty, zeros held exactly; best epoch by validation."""
+
+    epochs: COUNT = 10
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Default: the optimizer's."""
+    early_stopping_epochs: POSITIVE | None = None
+    """Stop when validation accuracy has not risen for this many epochs."""
+
+
+class ExportConfig(Section):
+    """Which files are written; `keras` always is."""
+
+    formats: tuple[Literal["saved_model", "float32", "int8"], ...] = (
+        "saved_model",
+        "float32",
+        "int8",
+    )
+    calibration_images: POSITIVE = 500
+    """Training images that set the int8 ranges."""
+
+
+class MeasureConfig(Section):
+    """How exported files are measured."""
+
+    latency_runs: POSITIVE = 200
+    """Timed runs a file, single thread, after a tenth as many warm-up runs."""
+
+
+class Config(Section):
+    """One run, from data to report."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    """Name of the run and of its folder."""
+    expected_result: str = ""
+    """What this config gives: figures, seeds and spread."""
+    seed: COUNT = 0
+    """Seeds the split, the weights, the order and the augmentation."""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    penalty: PenaltyConfig = PenaltyConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    thresholding: ThresholdingConfig | None = None
+    fine_tuning: FineTuningConfig = FineTuningConfig()
+    baseline: bool = True
+    """Also train the dense twin: same network, data and epochs, no penalty."""
+    export: ExportConfig = ExportConfig()
+    measure: MeasureConfig = MeasureConfig()
+    tensorboard: bool = True
+    """Write TensorBoard logs."""
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader in which `1e-3` is a number and a key given twice an error."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _construct_mapping(loader, node, deep=False):
+    seen = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"expected text as a key, found {key!r}", key_node.start_mark
+            )
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"found the key {key!r} twice", key_node.start_mark
+            )
+        seen.add(key)
+    return {
+        loader.construct_object(k, deep=True): loader.construct_object(v, deep=True)
+        for k, v in node.value
+    }
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+
+
+def load(path, overrides=()):
+    """Read a config file and apply `key=value` overrides.
+
+    Args:
+        path: A YAML file.
+        overrides: Texts such as `"optimizer.learning_rate=3e-4"`, in order.
+
+    Returns:
+        A validated, frozen `Config`.
+
+    Raises:
+        ConfigError: Naming the file, the dotted key, what was expected and what
+            was received.
+    """
+    path = pathlib.Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: expected a readable YAML file. Received: {error.strerror}"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: expected a YAML file in UTF-8. Received: other bytes") from None
+    data = _parse_yaml(text, str(path))
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{path}: expected a mapping of settings. Received: {_kind(data)} ({_short(data)})"
+        )
+    for override in overrides:
+        _apply_override(data, override)
+    return validate(data, str(path))
+
+
+def validate(data, source="config"):
+    """Turn plain data into a `Config`, or raise `ConfigError`."""
+    try:
+        # Through JSON, strictly: lists become tuples, but "3" no number, true no 1.
+        return Config.model_validate_json(json.dumps(data), strict=True)
+    except pydantic.ValidationError as error:
+        lines = [_explain(source, detail) for detail in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{source}: expected plain YAML values. Received: {error}") from None
+
+
+def dump(config):
+    """The resolved config as YAML, every setting written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def json_schema():
+    """The config's JSON Schema, as text, for editors."""
+    return json.dumps(Config.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _parse_yaml(text, source):
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{source}{where}: expected YAML. Received: {problem}") from None
+
+
+def _apply_override(data, override):
+    key, separator, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise ConfigError(f"--set: expected key=value. Received: {override!r}")
+    value = _parse_yaml(text, f"--set {key}")
+    node: Any = data
+    for position, part in enumerate(parts):
+        last = position == len(parts) - 1
+        if isinstance(node, list):
+            if not part.isdigit() or int(part) >= len(node):
+                raise ConfigError(
+                    f"--set {key}: expected an index below {len(node)}. Received: {part!r}"
+                )
+            index: Any = int(part)
+        elif isinstance(node, dict):
+            index = part
+        else:
+            raise ConfigError(
+                f"--set {key}: expected a section at {'.'.join(parts[:position])!r}. "
+                f"Received: the value {_short(node)}"
+            )
+        if last:
+            node[index] = value
+        else:
+            # A section that the file leaves out, or leaves empty, starts here.
+            if isinstance(node, dict) and node.get(index) is None:
+                node[index] = {}
+            node = node[index]
+
+
+def _explain(source, detail):
+    # Tags of discriminated unions stand in `loc` without being keys.
+    location = [part for part in detail["loc"] if not _is_tag(part, detail["loc"])]
+    key = ".".join(str(part) for part in location) or "(top level)"
+    received = _short(detail["input"])
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = _known_keys(location[:-1], detail["loc"])
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return (
+            f"{source}: {key}: unknown key. Expected one of: {', '.join(known)}. "
+            f"Received: {location[-1]}={received}.{hint}"
+        )
+    if kind == "missing":
+        return f"{source}: {key}: expected a value. Received: nothing"
+    if kind == "value_error":
+        return f"{source}: {key}: {context['error']}. Received: {received}"
+    if kind in ("literal_error", "union_tag_invalid"):
+        expected = str(context.get("expected") or context.get("expected_tags"))
+        choices = re.findall(r"'([^']*)'", expected)
+        given = context.get("tag", detail["input"])
+        close = difflib.get_close_matches(str(given), choices, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return f"{source}: {key}: expected {expected}. Received: {_short(given)}.{hint}"
+    message = detail["msg"].removeprefix("Input should be ")
+    return f"{source}: {key}: expected {message}. Received: {received} ({_kind(detail['input'])})"
+
+
+def _is_tag(part, location):
+    tags = {get_args(b.model_fields["type"].annotation)[0] for b in _block_classes()}
+    if part in ("int", "constrained-int") or str(part).startswith(("literal[", "constrained")):
+        return True
+    position = location.index(part)
+    return part in tags and position >= 2 and location[position - 2] == "blocks"
+
+
+def _block_classes():
+    return get_args(get_args(Block)[0])
+
+
+def _known_keys(location, raw_location):
+    """The keys that the section at `location` takes."""
+    model: Any = Config
+    for part in location:
+        if isinstance(part, int):
+            continue
+        model = _section_of(model.model_fields[part].annotation, raw_location)
+    return sorted(model.model_fields)
+
+
+def _section_of(annotation, raw_location):
+    """The `Section` class inside an annotation such as `X | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    found = [_section_of(a, raw_location) for a in get_args(annotation) if a is not Ellipsis]
+    sections = [section for section in found if section is not None]
+    if get_origin(annotation) is not None and len(sections) > 1:
+        for section in sections:
+            if "type" in section.model_fields:
+                tag = get_args(section.model_fields["type"].annotation)[0]
+                if tag in raw_location:
+                    return section
+    return sections[0] if sections else None
+
+
+def _kind(value):
+    names = {str: "text", bool: "true/false", int: "a whole number", float: "a number"}
+    names |= {dict: "a mapping", list: "a list", type(None): "nothing"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+__all__ = ["Config", "ConfigError", "dump", "json_schema", "load", "validate"]

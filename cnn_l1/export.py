@@ -1,0 +1,275 @@
+"""Exported files: plain `.keras`, SavedModel, TFLite float32 and int8."""
+
+import dataclasses
+import pathlib
+
+import keras
+import numpy as np
+
+from cnn_l1 import sparsity
+from cnn_l1.penalties import PACKAGE
+from cnn_l1.silence import silenced
+
+
+class ExportError(RuntimeError):
+    """A conversion went wrong: the file would not be what it should."""
+
+
+def plain_copy(model, drop_layers=(), batch_size=None):
+    """A copy of a model that loads where `cnn_l1` is not installed.
+
+    Penalties of ours are left out, and so is the optimizer. The copy is in
+    float32, whatever dtype policy the model was trained under.
+
+    Args:
+        model: A built Functional or Sequential `keras.Model`.
+        drop_layers: Names of layers to leave out: those that act in training
+            only, such as augmentation, and change no shape in sum.
+        batch_size: Fix the batch axis at this size. Default: leave it open.
+
+    Returns:
+        A new, uncompiled `keras.Model` with equal weights.
+    """
+
+    def clone(layer):
+        if isinstance(layer, keras.Model):
+            return plain_copy(layer)
+        layer_config = _without_ours(layer.get_config())
+        layer_config["dtype"] = "float32"
+        return type(layer).from_config(layer_config)
+
+    def call(layer, *args, **kwargs):
+        if layer.name in drop_layers:
+            return args[0]
+        return layer(*args, **kwargs)
+
+    copy = _clone(model, clone, call if drop_layers else None)
+    copy.set_weights(model.get_weights())
+    if batch_size is None:
+        return copy
+    inputs = [
+        keras.Input(
+            batch_shape=(batch_size, *tensor.shape[1:]), dtype=tensor.dtype, name=tensor.name
+        )
+        for tensor in copy.inputs
+    ]
+    return keras.Model(inputs, copy(inputs if len(inputs) > 1 else inputs[0]), name=model.name)
+
+
+def _clone(model, clone, call):
+    if call is None:
+        return keras.models.clone_model(model, clone_function=clone)
+    functional = model
+    if isinstance(model, keras.Sequential):
+        functional = keras.Model(model.inputs, model.outputs, name=model.name)
+    return keras.models.clone_model(functional, clone_function=clone, call_function=call)
+
+
+def _without_ours(config):
+    """A layer's config with every object of this package replaced by `None`."""
+    if isinstance(config, dict):
+        name = config.get("registered_name") or ""
+        if str(name).startswith(f"{PACKAGE}>"):
+            return None
+        return {key: _without_ours(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return type(config)(_without_ours(value) for value in config)
+    return config
+
+
+def export_keras(model, path):
+    """Write a plain `.keras` file, in Keras' own format."""
+    model.save(path)
+
+
+def export_saved_model(model, path):
+    """Write a SavedModel with `serve` and `serving_default` signatures."""
+    with silenced():
+        model.export(path, format="tf_saved_model", verbose=False)
+
+
+def export_tflite(model, path, calibration_images=None):
+    """Write a TFLite file: batch 1, builtin operators only.
+
+    Args:
+        model: A built `keras.Model`.
+        path: Where to write.
+        calibration_images: `None` (default) for float32. Otherwise float32
+            `(count, rows, cols, channels)` training images in the model's input
+            range, and the file is full-integer int8: weights per channel, int8
+            input and output.
+
+    Returns:
+        The file's size in bytes.
+
+    Raises:
+        ExportError: If the converter gave a file that is not the model: other
+            operators than builtin ones, weights left outside the file, or a zero
+            that is none any more.
+    """
+    import tensorflow as tf
+
+    fixed = plain_copy(model, batch_size=1)
+    with silenced():
+        converter = tf.lite.TFLiteConverter.from_keras_model(fixed)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if calibration_images is not None:
+            samples = np.asarray(calibration_images, "float32")
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = tf.int8
+            converter.inference_output_type = tf.int8
+            converter.representative_dataset = lambda: ([image[None]] for image in samples)
+        content = converter.convert()
+    tensors = read_tflite(content)
+    check_tflite(tensors, fixed)
+    pathlib.Path(path).write_bytes(content)
+    return len(content)
+
+
+# What the weights of an operator look like: the input that holds them, and how
+# the Keras kernel's axes lie in the file.
+WEIGHT_INPUT = {
+    "CONV_2D": 1,
+    "DEPTHWISE_CONV_2D": 1,
+    "FULLY_CONNECTED": 1,
+    "TRANSPOSE_CONV": 1,
+    "CONV_3D": 1,
+    "BATCH_MATMUL": 1,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TFLiteFile:
+    """What is in a TFLite file.
+
+    Attributes:
+        operators: Names of the operators, in order; `"FLEX"` for a TensorFlow
+            operator and `"CUSTOM"` for any other custom one.
+        weights: The constant weights of convolutions and dense layers, in order,
+            as arrays of the stored dtype, each once.
+    """
+
+    operators: tuple[str, ...]
+    weights: tuple[np.ndarray, ...]
+
+    @property
+    def zeros(self):
+        """How many weights decode to exactly 0 (their zero point is 0)."""
+        return sum(int(np.count_nonzero(tensor == 0)) for tensor in self.weights)
+
+    @property
+    def weight_count(self):
+        return sum(tensor.size for tensor in self.weights)
+
+
+NUMPY_TYPES = {0: "float32", 1: "float16", 2: "int32", 9: "int8", 3: "uint8", 7: "int16"}
+
+
+def read_tflite(content):
+    """Read operators and weights out of a TFLite file's bytes.
+
+    Raises:
+        ExportError: If a weight tensor has a zero point other than 0.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    root = schema.ModelT.InitFromPackedBuf(content, 0)
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
+    operators, weights, seen = [], [], set()
+    for graph in root.subgraphs:
+        for operator in graph.operators:
+            code = root.operatorCodes[operator.opcodeIndex]
+            name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            if name == "CUSTOM":
+                custom = (code.customCode or b"").decode()
+                name = "FLEX" if custom.startswith("Flex") else "CUSTOM"
+            operators.append(name)
+            if name not in WEIGHT_INPUT:
+                continue
+            index = operator.inputs[WEIGHT_INPUT[name]]
+            tensor = graph.tensors[index]
+            data = root.buffers[tensor.buffer].data
+            if data is None or tensor.buffer in seen:
+                continue
+            seen.add(tensor.buffer)
+            quantization = tensor.quantization
+            zero_points = None if quantization is None else quantization.zeroPoint
+            if zero_points is not None and np.any(np.asarray(zero_points)):
+                raise ExportError(
+                    f"Weights of {name} expected with zero point 0. "
+                    f"Received: {list(zero_points)[:4]}"
+                )
+            dtype = NUMPY_TYPES[tensor.type]
+            weights.append(np.frombuffer(bytes(data), dtype).reshape(tensor.shape))
+    return TFLiteFile(tuple(operators), tuple(weights))
+
+
+def check_tflite(tflite, model):
+    """Raise `ExportError` unless a file is what a model should have become."""
+    foreign = {"FLEX", "CUSTOM", "VAR_HANDLE", "READ_VARIABLE"} & set(tflite.operators)
+    if foreign:
+        raise ExportError(
+            "A TFLite file expected with builtin operators and its weights inside. "
+            f"Received operators: {', '.join(sorted(foreign))}"
+        )
+    for name, layout in lost_zeros(tflite, model):
+        raise ExportError(f"Layer {name!r}: expected its zeros as zeros in the file. {layout}")
+
+
+def lost_zeros(tflite, model):
+    """Compare each kernel's zeros with the file's, weight by weight.
+
+    Returns:
+        A list of `(layer, what is wrong)`; empty when every weight that is
+        exactly zero in the model is exactly zero in the file.
+    """
+    left = list(tflite.weights)
+    wrong = []
+    for name, variable in sparsity.kernels(model):
+        kernel = keras.ops.convert_to_numpy(variable)
+        candidates = file_layouts(kernel)
+        same_size = [i for i, tensor in enumerate(left) if tensor.size == kernel.size]
+        found = next(
+            (
+                i
+                for i in same_size
+                for layout in candidates
+                if layout.shape == left[i].shape and np.all(left[i][layout == 0] == 0)
+            ),
+            None,
+        )
+        if found is not None:
+            left.pop(found)
+        elif not same_size:
+            wrong.append((name, "Received: no weights of its size"))
+        else:
+            nearest = left[same_size[0]]
+            wrong.append(
+                (
+                    name,
+                    f"Received: {np.count_nonzero(nearest == 0)} zeros instead of "
+                    f"{np.count_nonzero(kernel == 0)}, or others",
+                )
+            )
+    return wrong
+
+
+def file_layouts(kernel):
+    """The shapes in which TFLite may store a Keras kernel, as arrays."""
+    if kernel.ndim == 2:
+        # A dense layer behind a global pool may come out as a 1x1 convolution.
+        return [kernel.T, kernel.T[:, None, None, :], kernel]
+    if kernel.ndim == 4:
+        rows, cols, channels, outputs = kernel.shape
+        layouts = [
+            kernel.transpose(3, 0, 1, 2),  # Conv2D
+            kernel.reshape(1, rows, cols, channels * outputs),  # DepthwiseConv2D
+            kernel.transpose(2, 0, 1, 3),  # Conv2DTranspose
+        ]
+        if rows == cols == 1:
+            layouts.append(kernel.reshape(channels, outputs).T)
+        return layouts
+    if kernel.ndim == 3:
+        return [kernel.transpose(2, 0, 1)[:, None, :, :], kernel.transpose(2, 0, 1)]
+    return [kernel]

@@ -1,0 +1,283 @@
+"""Builders: config -> keras.Model, in plain Keras layers.
+
+Every model takes raw 0-255 pixels, rescales them inside, and gives logits, one
+a class: softmax moves no decision, and int8 resolves logits better.
+"""
+
+import dataclasses
+import fnmatch
+
+import keras
+from keras import layers
+
+from cnn_l1 import penalties
+from cnn_l1.config import DEFAULT_BLOCKS, ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelStatistics:
+    """Mean and variance of the training split's pixels, one value a channel."""
+
+    mean: tuple[float, ...]
+    variance: tuple[float, ...]
+
+
+def build(config, input_shape, class_count, statistics=None, augmentation=True):
+    """Build the configured network.
+
+    Args:
+        config: A `Config`.
+        input_shape: `(rows, cols, channels)` of one image.
+        class_count: Number of classes, so of logits.
+        statistics: `PixelStatistics` of the training split; for
+            `normalization: standardize`.
+        augmentation: Whether to put the configured augmentation in front.
+
+    Returns:
+        A built `keras.Model` from `(batch, rows, cols, channels)` pixels to
+        `(batch, class_count)` logits, every kernel with its penalty.
+
+    Raises:
+        ConfigError: If the network does not fit its input, or a name pattern in
+            `penalty.layers` matches no layer.
+    """
+    model_config = config.model
+    regularizers = _Regularizers(config.penalty)
+    images = keras.Input(input_shape, name="image")
+    x = images
+    if augmentation:
+        x = _augment(x, config.data.augmentation, input_shape, config.seed)
+    x = _normalize(x, model_config.normalization, statistics)
+    builder = BUILDERS[model_config.name]
+    try:
+        logits = builder(x, model_config, class_count, regularizers)
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"model: expected a network that fits {_size(input_shape)} images. "
+            f"Received: {model_config.name}, which does not: {_reason(error)}"
+        ) from None
+    if tuple(logits.shape) != (None, class_count):
+        raise ConfigError(
+            f"model.blocks: expected a last block that gives {class_count} values an image, "
+            f"one a class. Received: an output of shape {tuple(logits.shape[1:])}"
+        )
+    # Half-precision logits cost accuracy and nothing is gained by them.
+    logits = layers.Activation("linear", dtype="float32", name="logits")(logits)
+    model = keras.Model(images, logits, name=model_config.name)
+    regularizers.finish(model)
+    return model
+
+
+class _Regularizers:
+    """Hands each layer its penalty, and checks that every name pattern is used."""
+
+    def __init__(self, config):
+        self.config = config
+        self.unused = set(config.layers)
+
+    def strength(self, layer_name):
+        for pattern, strength in self.config.layers.items():
+            if fnmatch.fnmatchcase(layer_name, pattern):
+                self.unused.discard(pattern)
+                return strength
+        return self.config.l1_strength
+
+    def penalty(self, layer_name):
+        strength = self.strength(layer_name)
+        if self.config.name == "none":
+            return None
+        if self.config.name == "l1l2":
+            return penalties.L1L2(strength, self.config.l2_strength)
+        return penalties.L1(strength)
+
+    def finish(self, model):
+        """Penalise biases and batch-norm where asked, and check the patterns."""
+        batch_norms = (layers.BatchNormalization,)
+        for layer in model.layers:
+            for variable in layer.trainable_variables:
+                in_batch_norm = isinstance(layer, batch_norms)
+                is_bias = not in_batch_norm and variable.name == "bias"
+                if (is_bias and self.config.biases) or (in_batch_norm and self.config.batch_norm):
+                    variable.regularizer = self.penalty(layer.name)
+        if self.unused:
+            names = [layer.name for layer in model.layers if layer.trainable_variables]
+            raise ConfigError(
+                f"penalty.layers: expected patterns that match one of {', '.join(names)}. "
+                f"Received: {', '.join(sorted(self.unused))}"
+            )
+
+
+def _augment(x, augmentation, input_shape, seed):
+    rows, cols, _ = input_shape
+    if augmentation.shift_pixels:
+        factors = augmentation.shift_pixels / rows, augmentation.shift_pixels / cols
+        x = layers.RandomTranslation(
+            *factors, fill_mode="constant", interpolation="nearest", seed=seed, name="shift"
+        )(x)
+    if augmentation.crop_pixels:
+        x = layers.ZeroPadding2D(augmentation.crop_pixels, name="crop_padding")(x)
+        x = layers.RandomCrop(rows, cols, seed=seed + 1, name="crop")(x)
+    if augmentation.flip:
+        x = layers.RandomFlip("horizontal", seed=seed + 2, name="flip")(x)
+    return x
+
+
+AUGMENTATION_LAYERS = ("shift", "crop_padding", "crop", "flip")
+
+
+def _normalize(x, normalization, statistics):
+    if normalization == "rescale":
+        return layers.Rescaling(1.0 / 255.0, name="rescale")(x)
+    if statistics is None:
+        raise ValueError(
+            "`statistics` must be given for normalization='standardize'. Received: None"
+        )
+    # As one scale and offset, which converters fold into one multiplication and
+    # one addition; a channel without any variance is only centred.
+    scales = [1.0 / max(v, 1e-6) ** 0.5 for v in statistics.variance]
+    offsets = [-m * s for m, s in zip(statistics.mean, scales, strict=True)]
+    return layers.Rescaling(scales, offset=offsets, name="standardize")(x)
+
+
+def _cnn(x, config, class_count, regularizers):
+    blocks = config.blocks or DEFAULT_BLOCKS
+    counts: dict[str, int] = {}
+    last_dense = max((i for i, b in enumerate(blocks) if b.type == "dense"), default=None)
+    for position, block in enumerate(blocks):
+        counts[block.type] = counts.get(block.type, 0) + 1
+        name = block.name or f"{block.type}_{counts[block.type]}"
+        if config.dropout and position == last_dense:
+            x = layers.Dropout(config.dropout, name="dropout")(x)
+        x = _block(block, name, class_count, regularizers)(x)
+    return x
+
+
+def _block(block, name, class_count, regularizers):
+    match block.type:
+        case "conv":
+            return layers.Conv2D(
+                block.filters,
+                block.kernel_size,
+                strides=block.strides,
+                padding=block.padding,
+                activation=block.activation,
+                use_bias=block.use_bias,
+                kernel_regularizer=regularizers.penalty(name),
+                name=name,
+            )
+        case "depthwise":
+            return layers.DepthwiseConv2D(
+                block.kernel_size,
+                strides=block.strides,
+                padding=block.padding,
+                depth_multiplier=block.depth_multiplier,
+                activation=block.activation,
+                use_bias=block.use_bias,
+                depthwise_regularizer=regularizers.penalty(name),
+                name=name,
+            )
+        case "batch_norm":
+            return layers.BatchNormalization(name=name)
+        case "activation":
+            return layers.Activation(block.activation, name=name)
+        case "pool":
+            kind = layers.MaxPooling2D if block.kind == "max" else layers.AveragePooling2D
+            return kind(block.pool_size, strides=block.strides, padding=block.padding, name=name)
+        case "global_pool":
+            average = block.kind == "average"
+            kind = layers.GlobalAveragePooling2D if average else layers.GlobalMaxPooling2D
+            return kind(name=name)
+        case "dropout":
+            return layers.Dropout(block.rate, name=name)
+        case "flatten":
+            return layers.Flatten(name=name)
+        case "dense":
+            return layers.Dense(
+                class_count if block.units == "classes" else block.units,
+                activation=block.activation,
+                use_bias=block.use_bias,
+                kernel_regularizer=regularizers.penalty(name),
+                name=name,
+            )
+    raise ValueError(f"`type` must be a known block. Received: type={block.type!r}")
+
+
+def _dense(x, units, name, regularizers, activation="relu"):
+    penalty = regularizers.penalty(name)
+    return layers.Dense(units, activation=activation, kernel_regularizer=penalty, name=name)(x)
+
+
+def _conv(x, filters, kernel_size, name, regularizers, **settings):
+    penalty = regularizers.penalty(name)
+    return layers.Conv2D(filters, kernel_size, kernel_regularizer=penalty, name=name, **settings)(x)
+
+
+def _drop(x, config):
+    return layers.Dropout(config.dropout, name="dropout")(x) if config.dropout else x
+
+
+def _lenet_300_100(x, config, class_count, regularizers):
+    """LeNet-300-100 (LeCun et al., 1998): two hidden dense layers."""
+    x = layers.Flatten(name="flatten")(x)
+    x = _dense(x, 300, "dense_1", regularizers)
+    x = _dense(x, 100, "dense_2", regularizers)
+    return _dense(_drop(x, config), class_count, "dense_3", regularizers, "linear")
+
+
+def _lenet5(x, config, class_count, regularizers):
+    """LeNet-5 as the pruning literature has it (Caffe's): 20-50-500."""
+    x = _conv(x, 20, 5, "conv_1", regularizers, activation="relu")
+    x = layers.MaxPooling2D(2, name="pool_1")(x)
+    x = _conv(x, 50, 5, "conv_2", regularizers, activation="relu")
+    x = layers.MaxPooling2D(2, name="pool_2")(x)
+    x = layers.Flatten(name="flatten")(x)
+    x = _dense(x, 500, "dense_1", regularizers)
+    return _dense(_drop(x, config), class_count, "dense_2", regularizers, "linear")
+
+
+def _resnet8(x, config, class_count, regularizers):
+    """The image-classification network of MLPerf Tiny (Banbury et al., 2021)."""
+
+    def conv(x, filters, kernel_size, strides, name):
+        return _conv(
+            x, filters, kernel_size, name, regularizers, strides=strides, padding="same",
+            kernel_initializer="he_normal",
+        )  # fmt: skip
+
+    def norm_relu(x, name, relu=True):
+        x = layers.BatchNormalization(name=f"{name}_norm")(x)
+        return layers.Activation("relu", name=f"{name}_relu")(x) if relu else x
+
+    x = norm_relu(conv(x, 16, 3, 1, "conv"), "conv")
+    for stack, (filters, strides) in enumerate(((16, 1), (32, 2), (64, 2)), start=1):
+        name = f"stack_{stack}"
+        y = norm_relu(conv(x, filters, 3, strides, f"{name}_conv_1"), f"{name}_conv_1")
+        y = norm_relu(conv(y, filters, 3, 1, f"{name}_conv_2"), f"{name}_conv_2", relu=False)
+        if strides != 1:
+            x = conv(x, filters, 1, strides, f"{name}_shortcut")
+        x = layers.Add(name=f"{name}_add")([x, y])
+        x = layers.Activation("relu", name=f"{name}_relu")(x)
+    size = min(x.shape[1], x.shape[2])
+    x = layers.AveragePooling2D(size, name="pool")(x)
+    x = _drop(layers.Flatten(name="flatten")(x), config)
+    return _dense(x, class_count, "dense", regularizers, "linear")
+
+
+BUILDERS = {
+    "cnn": _cnn,
+    "lenet_300_100": _lenet_300_100,
+    "lenet5": _lenet5,
+    "resnet8": _resnet8,
+}
+
+
+def _size(shape):
+    return "x".join(str(size) for size in shape)
+
+
+def _reason(error):
+    """The first sentence of a Keras error, without its list of arguments."""
+    text = " ".join(str(error).split())
+    return text.split(" Arguments received", 1)[0].split("Call arguments", 1)[0].strip()

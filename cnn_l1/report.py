@@ -1,0 +1,98 @@
+"""Numbers -> JSON, CSV and console tables."""
+
+import csv
+import dataclasses
+import json
+
+from rich.console import Console
+from rich.table import Table
+
+
+def _console():
+    """A console; away from a terminal wide enough for every column."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
+def write_json(path, report):
+    """Write a report as JSON; NaN and infinity, which JSON lacks, are refused."""
+    text = json.dumps(report, indent=2, default=_plain, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _plain(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    raise TypeError(f"Expected plain data for JSON. Received: {type(value).__name__}")
+
+
+def write_history(path, rows):
+    """Write one row an epoch as CSV; a column that a stage lacks stays empty."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def counts_as_dict(counts):
+    """A `ModelCount` as plain data, totals from counts."""
+    return {
+        "weights": counts.weights,
+        "zeros": counts.zeros,
+        "nonzero": counts.nonzero,
+        "sparsity": counts.sparsity,
+        "parameters": counts.parameters,
+        "nonzero_parameters": counts.nonzero_parameters,
+        "layers": [
+            {**dataclasses.asdict(layer), "nonzero": layer.nonzero, "sparsity": layer.sparsity}
+            for layer in counts.layers
+        ],
+    }
+
+
+def print_layers(counts, console=None):
+    """Print a table of layers: shape, weights, zeros, sparsity."""
+    table = Table(title="Exact zeros", title_justify="left")
+    table.add_column("layer")
+    for heading in ("shape", "weights", "zeros", "sparsity"):
+        table.add_column(heading, justify="right")
+    for layer in counts.layers:
+        shape = "×".join(str(size) for size in layer.shape)
+        figures = f"{layer.weights:,}", f"{layer.zeros:,}", f"{layer.sparsity:.2%}"
+        table.add_row(layer.layer, shape, *figures)
+    table.add_section()
+    total = f"{counts.weights:,}", f"{counts.zeros:,}", f"{counts.sparsity:.2%}"
+    table.add_row("all kernels", "", *total)
+    all_zeros = counts.parameters - counts.nonzero_parameters
+    share = all_zeros / counts.parameters if counts.parameters else 0.0
+    table.add_row("all parameters", "", f"{counts.parameters:,}", f"{all_zeros:,}", f"{share:.2%}")
+    (console or _console()).print(table)
+
+
+def print_files(files, console=None):
+    """Print a table of measured files.
+
+    Args:
+        files: Mapping from a file's name to its `Measurement`.
+    """
+    table = Table(title="Exported files, measured on the test split", title_justify="left")
+    table.add_column("file")
+    headings = "accuracy", "± SE", "as Keras", "bytes", "deflated", "zeros", "median ms", "p90 ms"
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for name, file in files.items():
+        zeros = "" if file.zeros is None else f"{file.zeros / file.weights:.2%}"
+        timed = file.latency_median_ms is not None
+        table.add_row(
+            name,
+            f"{file.accuracy:.2%}",
+            f"{file.accuracy_standard_error:.2%}",
+            f"{file.agreement:.2%}",
+            f"{file.bytes:,}",
+            f"{file.deflated_bytes:,}",
+            zeros,
+            f"{file.latency_median_ms:.4f}" if timed else "",
+            f"{file.latency_p90_ms:.4f}" if timed else "",
+        )
+    (console or _console()).print(table)

@@ -1,0 +1,44 @@
+"""Keep TensorFlow's and LiteRT's own log lines off the console."""
+
+import contextlib
+import os
+import sys
+import tempfile
+
+
+@contextlib.contextmanager
+def silenced():
+    """Turn stdout and stderr away, C++ lines included.
+
+    The file descriptors are turned, not Python's streams: the lines come from
+    below them. Exceptions pass as they are.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for descriptor, target in zip(saved, (1, 2), strict=True):
+                os.dup2(descriptor, target)
+                os.close(descriptor)
+
+
+def import_tensorflow():
+    """Import TensorFlow and Keras without their greetings.
+
+    Some lines come before TensorFlow reads its log level, hence both measures.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    with silenced():
+        import keras  # noqa: F401
+        import tensorflow as tf
+
+        tf.config.list_logical_devices()
+        tf.get_logger().setLevel("ERROR")

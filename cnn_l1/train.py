@@ -1,0 +1,439 @@
+"""One run, from config to report.
+
+    python -m cnn_l1.train --config configs/digits.yaml
+
+Read `run` from top to bottom: it is the whole pipeline, one call a stage.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import pathlib
+import platform
+import signal
+import sys
+import time
+import warnings
+
+from cnn_l1 import config as configs
+from cnn_l1.config import ConfigError
+from cnn_l1.runs import check_output, run_folder
+from cnn_l1.silence import import_tensorflow
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on."""
+
+
+def main(arguments=None):
+    """Run the command line; returns the exit code.
+
+    0: done. 1: the run failed. 2: bad file, key, value or flag. 130: interrupted.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m cnn_l1.train",
+        description="Train a CNN under L1 to exact zeros, export it, measure the files.",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML config")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="override a setting, e.g. optimizer.learning_rate=3e-4; repeatable",
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", help="folder of the run (default: saved_models/<name>)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a run that is there")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved config and the layers, and stop"
+    )
+    flags = parser.parse_args(arguments)
+    try:
+        config = configs.load(flags.config, flags.overrides)
+        output = pathlib.Path(flags.output or pathlib.Path("saved_models") / config.name)
+        if not flags.dry_run:
+            check_output(output, flags.overwrite)
+        with _stoppable():
+            import_tensorflow()
+            if flags.dry_run:
+                dry_run(config)
+            else:
+                run(config, output, flags.overwrite)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing was written", file=sys.stderr)
+        return 130
+    except Exception as error:
+        message = _known_failure(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(config, output, overwrite=False):
+    """Run the whole pipeline.
+
+    Args:
+        config: A `Config`.
+        output: Folder of the run, as a `pathlib.Path`.
+        overwrite: Whether a run that is there may be replaced.
+
+    Returns:
+        The report, as written to `report.json`.
+
+    Raises:
+        ConfigError: If data, model and settings do not go together.
+        RunError: If training diverged.
+    """
+    from cnn_l1 import data, export, models, report, sparsity
+
+    start = time.monotonic()
+    with run_folder(output, overwrite) as folder:
+        seed_everything(config.seed, config.model.dtype_policy)
+        dataset = data.load(config.data, config.seed)
+        shape, classes = dataset.image_shape, len(dataset.class_names)
+        statistics = dataset.statistics()
+
+        model = models.build(config, shape, classes, statistics)
+        logs = folder / "tensorboard" if config.tensorboard else None
+        history = sparsify(model, dataset, config, logs)
+        threshold_at_the_end(model, config)
+        history += fine_tune(model, dataset, config, logs)
+        sparse = export.plain_copy(model, drop_layers=models.AUGMENTATION_LAYERS)
+        counts = sparsity.count(sparse)
+        report.print_layers(counts)
+
+        files = export_files(sparse, folder, config, dataset)
+        if config.baseline:
+            dense = train_dense_twin(config, dataset, statistics)
+            (folder / "dense").mkdir()
+            files |= export_files(dense, folder / "dense", config, dataset, prefix="dense/")
+
+        test = dataset.load_test()
+        references = {"": predict(sparse, test)}
+        if config.baseline:
+            references["dense/"] = predict(dense, test)
+        measured = measure_files(folder, files, test, references, config.measure)
+        report.print_files(measured)
+
+        (folder / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
+        report.write_history(folder / "history.csv", history)
+        summary = {
+            "name": config.name,
+            "seed": config.seed,
+            "expected_result": config.expected_result,
+            "data": describe_data(dataset, test),
+            "method": config.training.method,
+            "l1_strength": config.penalty.l1_strength,
+            "counts": report.counts_as_dict(counts),
+            "validation_accuracy": measure_accuracy(sparse, dataset.validation),
+            "files": {name: dataclasses.asdict(figures) for name, figures in measured.items()},
+            "seconds": round(time.monotonic() - start, 1),
+            "versions": versions(),
+            "latency": f"CPU time of one image, one thread, files in turn, {platform.machine()}",
+        }
+        report.write_json(folder / "report.json", summary)
+    print(f"Wrote {output} in {summary['seconds']:.0f} s")
+    return summary
+
+
+def dry_run(config):
+    """Print the resolved config and the model's layers."""
+    from cnn_l1 import data, models
+
+    shape, classes = data.describe(config.data)
+    neutral = models.PixelStatistics((0.0,) * shape[-1], (1.0,) * shape[-1])
+    model = models.build(config, shape, classes, neutral)
+    print(configs.dump(config))
+    model.summary(line_length=80)
+
+
+def seed_everything(seed, dtype_policy):
+    """Seed Python, NumPy and Keras, and set the dtype policy for new layers."""
+    import keras
+
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(seed)
+    keras.config.set_dtype_policy(dtype_policy)
+
+
+def sparsify(model, dataset, config, logs):
+    """The stage under the penalty; returns its history, one dict an epoch."""
+    from cnn_l1 import callbacks
+
+    training, thresholding = config.training, config.thresholding
+    steps = dataset.train.steps_per_epoch(training.batch_size) * training.epochs
+    scheduled = thresholding is not None and thresholding.start_epochs is not None
+    optimizer = make_optimizer(config.optimizer, config.optimizer.learning_rate, steps)
+    strength = [callbacks.LogValue("l1_strength", config.penalty.l1_strength)]
+    if config.penalty.name == "none":
+        strength = [callbacks.LogValue("l1_strength", 0.0)]
+    elif training.method == "proximal":
+        optimizer = callbacks.Proximal(optimizer, threshold=training.proximal_threshold)
+        strength = [callbacks.StrengthRamp(training.ramp_epochs), *strength]
+    if scheduled and not isinstance(optimizer, callbacks.HoldZeros):
+        optimizer = callbacks.HoldZeros(optimizer, hold_zeros=False)
+    steering = strength
+    if scheduled:
+        steering.append(
+            callbacks.Threshold(
+                thresholding.threshold,
+                thresholding.relative_threshold,
+                thresholding.start_epochs,
+                thresholding.every_epochs,
+                training.empty_layers,
+            )
+        )
+    if training.early_stopping_epochs:
+        steering.append(_early_stopping("val_loss", training.early_stopping_epochs, training))
+    return fit(model, optimizer, dataset, config, training.epochs, steering, logs)
+
+
+def threshold_at_the_end(model, config):
+    """The thresholding that is due after the stage under the penalty."""
+    from cnn_l1 import callbacks
+
+    thresholding = config.thresholding
+    if thresholding is None or config.penalty.name == "none":
+        return
+    callbacks.apply_threshold(
+        model,
+        thresholding.threshold,
+        thresholding.relative_threshold,
+        config.training.empty_layers,
+    )
+
+
+def fine_tune(model, dataset, config, logs):
+    """The stage without the penalty, zeros held exactly; keeps the best epoch."""
+    from cnn_l1 import callbacks, penalties
+
+    tuning = config.fine_tuning
+    if not tuning.epochs:
+        return []
+    held = "all" if config.penalty.biases or config.penalty.batch_norm else "kernels"
+    penalties.attach(model, None, kernels_only=False)
+    rate = tuning.learning_rate or config.optimizer.learning_rate
+    steps = dataset.train.steps_per_epoch(config.training.batch_size) * tuning.epochs
+    optimizer = make_optimizer(config.optimizer, rate, steps)
+    if config.penalty.name != "none":
+        optimizer = callbacks.HoldZeros(optimizer, include=held)
+    steering = [callbacks.LogValue("l1_strength", 0.0), callbacks.BestWeights("val_accuracy")]
+    if tuning.early_stopping_epochs:
+        steering.append(_early_stopping("val_accuracy", tuning.early_stopping_epochs))
+    first = config.training.epochs
+    return fit(model, optimizer, dataset, config, tuning.epochs, steering, logs, first)
+
+
+def train_dense_twin(config, dataset, statistics):
+    """The same network on the same data for the same epochs, without penalty."""
+    from cnn_l1 import export, models
+
+    print("Dense twin: the same run without penalty")
+    penalty = config.penalty.model_copy(update={"name": "none", "l2_strength": 0.0})
+    training = config.training.model_copy(update={"ramp_epochs": 0})
+    update = {"penalty": penalty, "training": training, "thresholding": None}
+    twin = config.model_copy(update=update)
+    seed_everything(config.seed, config.model.dtype_policy)
+    model = models.build(twin, dataset.image_shape, len(dataset.class_names), statistics)
+    sparsify(model, dataset, twin, None)
+    fine_tune(model, dataset, twin, None)
+    return export.plain_copy(model, drop_layers=models.AUGMENTATION_LAYERS)
+
+
+def fit(model, optimizer, dataset, config, epochs, steering, logs, first_epoch=0):
+    """Compile and fit one stage; returns its history, one dict an epoch."""
+    import keras
+
+    from cnn_l1 import callbacks
+
+    training = config.training
+    model.compile(
+        optimizer=optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[
+            keras.metrics.SparseCategoricalCrossentropy(name="data_loss", from_logits=True),
+            keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+        ],
+        steps_per_execution=training.steps_per_execution,
+        jit_compile=training.jit_compile,
+    )
+    # Totals before the progress bar, so that it shows them; layers behind it.
+    watching = [
+        callbacks.StopOnNaN(),
+        callbacks.SparsityMonitor(per_layer=False, empty_layers=training.empty_layers),
+        keras.callbacks.ProgbarLogger(),
+        callbacks.SparsityMonitor(per_layer=True, empty_layers="ignore"),
+    ]
+    if logs is not None:
+        watching.append(keras.callbacks.TensorBoard(str(logs), histogram_freq=1, write_graph=False))
+    with warnings.catch_warnings():
+        # Keras warns that a shuffled tf.data.Dataset is not shuffled again.
+        warnings.filterwarnings("ignore", message=".*shuffle=True.*")
+        warnings.simplefilter("always", callbacks.EmptyLayerWarning)
+        fitted = model.fit(
+            dataset.train.training_batches(training.batch_size, config.seed),
+            validation_data=dataset.validation.evaluation_batches(),
+            epochs=first_epoch + epochs,
+            initial_epoch=first_epoch,
+            callbacks=[*steering, *watching],
+        )
+    columns = fitted.history
+    rows = []
+    for position, epoch in enumerate(fitted.epoch):
+        row = {"epoch": epoch + 1}
+        row.update({name: float(values[position]) for name, values in columns.items()})
+        rows.append(row)
+    return rows
+
+
+def make_optimizer(config, learning_rate, steps):
+    """A Keras optimizer with its schedule over `steps` updates."""
+    import keras
+
+    updates = max(1, steps // (config.gradient_accumulation_steps or 1))
+    if config.gradient_accumulation_steps:
+        # Keras hands a schedule the count of micro-steps, not of updates.
+        updates = max(1, steps)
+    schedules, schedule = keras.optimizers.schedules, config.schedule
+    rate = learning_rate
+    if schedule.name == "cosine":
+        rate = schedules.CosineDecay(learning_rate, updates, alpha=schedule.final_fraction)
+    elif schedule.name == "linear":
+        rate = schedules.PolynomialDecay(
+            learning_rate, updates, learning_rate * schedule.final_fraction
+        )
+    elif schedule.name == "exponential":
+        rate = schedules.ExponentialDecay(learning_rate, updates, schedule.final_fraction)
+    given = config.model_dump(exclude={"name", "learning_rate", "schedule"}, exclude_none=True)
+    return optimizer_class(config.name)(learning_rate=rate, **given)
+
+
+def optimizer_class(name):
+    """The Keras class behind a config's `optimizer.name`."""
+    import keras
+
+    return type(keras.optimizers.get(name))
+
+
+def _early_stopping(monitor, patience, training=None):
+    import keras
+
+    start = training.ramp_epochs if training is not None else 0
+    mode = "max" if monitor.endswith("accuracy") else "min"
+    return keras.callbacks.EarlyStopping(
+        monitor=monitor, patience=patience, mode=mode, start_from_epoch=start
+    )
+
+
+def export_files(model, folder, config, dataset, prefix=""):
+    """Write the configured formats; returns `{name: (kind, path)}`."""
+    from cnn_l1 import export
+
+    files = {f"{prefix}model.keras": ("keras", folder / "model.keras")}
+    export.export_keras(model, folder / "model.keras")
+    for kind in config.export.formats:
+        name = "saved_model" if kind == "saved_model" else f"model_{kind}.tflite"
+        path = folder / name
+        if kind == "saved_model":
+            export.export_saved_model(model, path)
+        else:
+            samples = dataset.train.sample(config.export.calibration_images)
+            export.export_tflite(model, path, samples if kind == "int8" else None)
+        files[prefix + name] = (kind, path)
+    return files
+
+
+def predict(model, split):
+    """A model's outputs on a whole split, in order, as `(images, classes)`."""
+    import numpy as np
+
+    outputs = [model.predict_on_batch(np.asarray(x)) for x, _ in split.evaluation_batches()]
+    return np.concatenate(outputs)
+
+
+def measure_accuracy(model, split):
+    """A Keras model's accuracy on a split."""
+    return float((predict(model, split).argmax(axis=1) == split.labels).mean())
+
+
+def measure_files(folder, files, test, references, config):
+    """Measure every exported file; returns `{name: Measurement}`."""
+    from cnn_l1 import measure
+
+    measures = {"keras": measure.measure_keras, "saved_model": measure.measure_saved_model}
+    measured = {}
+    for name, (kind, path) in files.items():
+        reference = references["dense/" if name.startswith("dense/") else ""]
+        function = measures.get(kind, measure.measure_tflite)
+        measured[name] = function(path, test.evaluation_batches(), reference)
+    timed = [name for name, (kind, _) in files.items() if kind not in measures]
+    image = test.sample(1)[0]
+    latencies = measure.time_files([files[n][1] for n in timed], image, config.latency_runs)
+    for name, (median, p90) in zip(timed, latencies, strict=True):
+        measured[name] = dataclasses.replace(
+            measured[name], latency_median_ms=median, latency_p90_ms=p90
+        )
+    return measured
+
+
+def describe_data(dataset, test):
+    """What a report says of its data."""
+    return {
+        "name": dataset.name,
+        "image_shape": list(dataset.image_shape),
+        "class_names": list(dataset.class_names),
+        "train_images": dataset.train.size,
+        "validation_images": dataset.validation.size,
+        "test_images": test.size,
+    }
+
+
+def versions():
+    """The versions that a figure depends on."""
+    from importlib import metadata
+
+    names = "tensorflow", "keras", "ai-edge-litert", "numpy"
+    return {"python": platform.python_version()} | {n: metadata.version(n) for n in names}
+
+
+@contextlib.contextmanager
+def _stoppable():
+    """Let SIGTERM end a run as Ctrl-C does: tidily."""
+
+    def interrupt(signal_number, frame):
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _known_failure(error):
+    """One line for a failure that a user can act on; `None` for a bug of ours."""
+    import errno
+
+    from cnn_l1.callbacks import DivergedError, EmptyLayerError
+    from cnn_l1.export import ExportError
+
+    if isinstance(error, (RunError, DivergedError, EmptyLayerError, ExportError)):
+        return str(error)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if full or any(t in str(error) for t in ("No space left", "File too large", "errno = 28")):
+        return "--output: expected room for the run's files. Received: no space left on the disk"
+    if isinstance(error, OSError):
+        return f"--output: expected a folder to write to. Received: {error}"
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
