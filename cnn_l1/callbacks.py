@@ -280,7 +280,8 @@ class BestWeights(keras.callbacks.Callback):
                 f"BestWeights expects {self.monitor!r} in the epoch's logs. "
                 f"Received: {', '.join(logs or {})}"
             )
-        if self.best is None or logs[self.monitor] >= self.best:
+        # `not <` lets any number take the place of a NaN.
+        if self.best is None or not logs[self.monitor] < self.best:
             self.best, self.best_epoch = logs[self.monitor], epoch
             self._weights = self.model.get_weights()
 

@@ -334,9 +334,9 @@ class ThresholdingConfig(Section):
     relative_threshold: STRENGTH | None = None
     """Zero weights with |w| below this many standard deviations of their kernel."""
     start_epochs: COUNT | None = None
-    """Whole epochs before the first one. Default: once, after the last epoch."""
+    """Whole epochs before the first one. It is done after the last epoch in any case."""
     every_epochs: COUNT = 0
-    """Whole epochs between two; 0 for once."""
+    """Whole epochs between two; 0 for none between the first and the end."""
 
     @pydantic.model_validator(mode="after")
     def _exactly_one(self):
@@ -508,7 +508,7 @@ def _apply_override(data, override):
     for position, part in enumerate(parts):
         last = position == len(parts) - 1
         if isinstance(node, list):
-            if not part.isdigit() or int(part) >= len(node):
+            if not part.isdecimal() or int(part) >= len(node):
                 raise ConfigError(
                     f"--set {key}: expected an index below {len(node)}. Received: {part!r}"
                 )
@@ -531,12 +531,13 @@ def _apply_override(data, override):
 
 def _explain(source, detail):
     # Tags of discriminated unions stand in `loc` without being keys.
-    location = [part for part in detail["loc"] if not _is_tag(part, detail["loc"])]
+    full = detail["loc"]
+    location = [part for position, part in enumerate(full) if not _is_tag(full, position)]
     key = ".".join(str(part) for part in location) or "(top level)"
     received = _short(detail["input"])
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        known = _known_keys(location[:-1], detail["loc"])
+        known = _known_keys(location[:-1], full[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         return (
@@ -547,6 +548,11 @@ def _explain(source, detail):
         return f"{source}: {key}: expected a value. Received: nothing"
     if kind == "value_error":
         return f"{source}: {key}: {context['error']}. Received: {received}"
+    if kind == "union_tag_not_found":
+        return f"{source}: {key}: expected a mapping with a type. Received: {received}"
+    if kind == "string_pattern_mismatch":
+        pattern = context["pattern"]
+        return f"{source}: {key}: expected text that matches {pattern}. Received: {received}"
     if kind in ("literal_error", "union_tag_invalid"):
         expected = str(context.get("expected") or context.get("expected_tags"))
         choices = re.findall(r"'([^']*)'", expected)
@@ -558,16 +564,10 @@ def _explain(source, detail):
     return f"{source}: {key}: expected {message}. Received: {received} ({_kind(detail['input'])})"
 
 
-def _is_tag(part, location):
-    tags = {get_args(b.model_fields["type"].annotation)[0] for b in _block_classes()}
-    if part in ("int", "constrained-int") or str(part).startswith(("literal[", "constrained")):
-        return True
-    position = location.index(part)
-    return part in tags and position >= 2 and location[position - 2] == "blocks"
-
-
-def _block_classes():
-    return get_args(get_args(Block)[0])
+def _is_tag(location, position):
+    # By position alone: a block's key or a layer may be called `conv` or `int` too.
+    in_blocks = tuple(location[:2]) == ("model", "blocks")
+    return in_blocks and (position == 3 or (position == 5 and location[4] == "units"))
 
 
 def _known_keys(location, raw_location):
@@ -607,3 +607,7 @@ def _short(value):
 
 
 __all__ = ["Config", "ConfigError", "dump", "json_schema", "load", "validate"]
+
+
+if __name__ == "__main__":
+    print(json_schema(), end="")

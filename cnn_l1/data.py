@@ -12,11 +12,13 @@ import pathlib
 import socket
 from collections.abc import Callable
 
+import absl.logging
 import numpy as np
 import tensorflow as tf
 
 from cnn_l1.config import ConfigError
 from cnn_l1.models import PixelStatistics
+from cnn_l1.silence import silenced
 
 EMBEDDED = ("digits",)
 IN_MEMORY_BYTES = 2 * 1024**3
@@ -184,11 +186,12 @@ def _builder(config):
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
+    absl.logging.set_verbosity(absl.logging.ERROR)  # its remarks are answered by ours
     if config.name in EMBEDDED:
         from cnn_l1 import digits
 
         builder = digits.Digits(data_dir=_embedded_dir())
-        with contextlib.suppress(FileExistsError):  # another run prepared it meanwhile
+        with silenced(), contextlib.suppress(FileExistsError):  # prepared meanwhile
             builder.download_and_prepare()
         return builder
     data_dir = _data_dir(config)
@@ -196,9 +199,8 @@ def _builder(config):
         # No look at the public bucket: it would wait for a network.
         tfds.core.utils.gcs_utils._is_gcs_disabled = True
         builder = tfds.builder(config.name, data_dir=data_dir)
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        if not isinstance(error, tfds.core.DatasetNotFoundError) and "/" not in config.name:
-            raise
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError):
+        # Unknown; not a name at all; a version or a variant that the set does not have.
         import difflib
 
         known = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
@@ -262,11 +264,9 @@ def _image_shape(builder, image_key, config):
 
 
 def _check_split(builder, setting, split):
-    import tensorflow_datasets as tfds
-
     try:
         size = builder.info.splits[split].num_examples
-    except (KeyError, ValueError, tfds.core.utils.error_utils.ErrorContext, AssertionError):
+    except (KeyError, ValueError, AssertionError):
         size = 0
     if not size:
         raise ConfigError(

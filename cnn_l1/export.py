@@ -33,7 +33,7 @@ def plain_copy(model, drop_layers=(), batch_size=None):
 
     def clone(layer):
         if isinstance(layer, keras.Model):
-            return plain_copy(layer)
+            return plain_copy(layer, drop_layers)
         layer_config = _without_ours(layer.get_config())
         layer_config["dtype"] = "float32"
         return type(layer).from_config(layer_config)
@@ -61,7 +61,8 @@ def _clone(model, clone, call):
         return keras.models.clone_model(model, clone_function=clone)
     functional = model
     if isinstance(model, keras.Sequential):
-        functional = keras.Model(model.inputs, model.outputs, name=model.name)
+        # The tensors themselves, not lists of one: the signature follows.
+        functional = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     return keras.models.clone_model(functional, clone_function=clone, call_function=call)
 
 
@@ -225,10 +226,13 @@ def lost_zeros(tflite, model):
         exactly zero in the model is exactly zero in the file.
     """
     left = list(tflite.weights)
-    wrong = []
-    for name, variable in sparsity.kernels(model):
-        kernel = keras.ops.convert_to_numpy(variable)
+    wrong, stored = [], set()
+    values = [(name, keras.ops.convert_to_numpy(v)) for name, v in sparsity.kernels(model)]
+    # Most zeros first: a kernel without any would fit another one's place as well.
+    values.sort(key=lambda item: -np.count_nonzero(item[1] == 0))
+    for name, kernel in values:
         candidates = file_layouts(kernel)
+        contents = {(layout + 0.0).tobytes() for layout in candidates}
         same_size = [i for i, tensor in enumerate(left) if tensor.size == kernel.size]
         found = next(
             (
@@ -241,6 +245,9 @@ def lost_zeros(tflite, model):
         )
         if found is not None:
             left.pop(found)
+            stored |= contents
+        elif contents & stored:
+            continue  # equal constants, such as two kernels all zero, are stored once
         elif not same_size:
             wrong.append((name, "Received: no weights of its size"))
         else:

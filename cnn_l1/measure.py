@@ -51,9 +51,16 @@ class TFLiteRunner:
     def __init__(self, path, threads=1):
         from ai_edge_litert.interpreter import Interpreter
 
-        with silenced():
-            self.interpreter = Interpreter(model_path=str(path), num_threads=threads)
-            self.interpreter.allocate_tensors()
+        try:
+            with silenced():
+                self.interpreter = Interpreter(model_path=str(path), num_threads=threads)
+                self.interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            # E.g. int8 ranges of a network whose every output is 0.
+            reason = " ".join(str(error).split())
+            raise ExportError(
+                f"{pathlib.Path(path).name}: expected a file that LiteRT runs. Received: {reason}"
+            ) from None
         self.input = self.interpreter.get_input_details()[0]
         self.output = self.interpreter.get_output_details()[0]
 

@@ -65,7 +65,12 @@ def build(config, input_shape, class_count, statistics=None, augmentation=True):
         )
     # Half-precision logits cost accuracy and nothing is gained by them.
     logits = layers.Activation("linear", dtype="float32", name="logits")(logits)
-    model = keras.Model(images, logits, name=model_config.name)
+    try:
+        model = keras.Model(images, logits, name=model_config.name)
+    except ValueError as error:
+        raise ConfigError(
+            f"model.blocks: expected a name of its own for each block. Received: {_reason(error)}"
+        ) from None
     regularizers.finish(model)
     return model
 
@@ -117,14 +122,18 @@ def _augment(x, augmentation, input_shape, seed):
             *factors, fill_mode="constant", interpolation="nearest", seed=seed, name="shift"
         )(x)
     if augmentation.crop_pixels:
-        x = layers.ZeroPadding2D(augmentation.crop_pixels, name="crop_padding")(x)
-        x = layers.RandomCrop(rows, cols, seed=seed + 1, name="crop")(x)
+        # A crop of the padded image is a shift. RandomCrop would crop a batch alike, and
+        # outside training not at all, so that the network got the padded image.
+        factors = augmentation.crop_pixels / rows, augmentation.crop_pixels / cols
+        x = layers.RandomTranslation(
+            *factors, fill_mode="constant", interpolation="nearest", seed=seed + 1, name="crop"
+        )(x)
     if augmentation.flip:
         x = layers.RandomFlip("horizontal", seed=seed + 2, name="flip")(x)
     return x
 
 
-AUGMENTATION_LAYERS = ("shift", "crop_padding", "crop", "flip")
+AUGMENTATION_LAYERS = ("shift", "crop", "flip")
 
 
 def _normalize(x, normalization, statistics):

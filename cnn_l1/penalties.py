@@ -29,7 +29,7 @@ def soft_threshold(x, threshold):
         exactly `0.0`.
     """
     x = ops.convert_to_tensor(x)
-    threshold = ops.cast(threshold, x.dtype)
+    threshold = ops.convert_to_tensor(threshold, dtype=x.dtype)
     # A difference of two clips: no product with sign(x), so no negative zeros
     # and no rounding beyond the one subtraction.
     return ops.maximum(x - threshold, 0.0) - ops.maximum(-x - threshold, 0.0)

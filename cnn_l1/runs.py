@@ -4,6 +4,8 @@ import contextlib
 import os
 import pathlib
 import shutil
+import socket
+import tempfile
 
 from cnn_l1.config import ConfigError
 
@@ -49,8 +51,9 @@ def run_folder(output, overwrite=False):
     check_output(output, overwrite)
     output.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(output)
-    partial = output.parent / f".{output.name}.partial-{os.getpid()}"
-    partial.mkdir()
+    prefix = f".{output.name}.partial-{socket.gethostname()}-{os.getpid()}-"
+    partial = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=output.parent))
+    partial.chmod(0o777 & ~_umask())
     try:
         yield partial
         check_output(output, overwrite)  # another run may have ended meanwhile
@@ -75,8 +78,9 @@ def _replace(partial, output):
 
 def _remove_abandoned(output):
     """Remove what a killed run left half-written; only a `kill -9` leaves any."""
-    for folder in output.parent.glob(f".{output.name}.partial-*"):
-        process = folder.name.rpartition("-")[2]
+    # Another host's processes cannot be asked: only our own host's are judged.
+    for folder in output.parent.glob(f".{output.name}.partial-{socket.gethostname()}-*"):
+        process = folder.name.split("-")[-2]
         if process.isdigit() and not _is_running(int(process)):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -89,3 +93,9 @@ def _is_running(process):
     except PermissionError:
         return True
     return True
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,6 +1,7 @@
 """Keep TensorFlow's and LiteRT's own log lines off the console."""
 
 import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -10,17 +11,19 @@ import tempfile
 def silenced():
     """Turn stdout and stderr away, C++ lines included.
 
-    The file descriptors are turned, not Python's streams: the lines come from
-    below them. Exceptions pass as they are.
+    The file descriptors are turned, for lines that come from below Python, and
+    Python's streams, which lead elsewhere in a notebook. Exceptions pass.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
     with tempfile.TemporaryFile() as sink:
+        saved = os.dup(1), os.dup(2)
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
+        nowhere = io.StringIO()
         try:
-            yield
+            with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+                yield
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

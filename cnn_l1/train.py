@@ -6,17 +6,16 @@ Read `run` from top to bottom: it is the whole pipeline, one call a stage.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import pathlib
 import platform
-import signal
 import sys
 import time
 import warnings
 
 from cnn_l1 import config as configs
 from cnn_l1.config import ConfigError
+from cnn_l1.interrupt import fit_stoppably, stoppable
 from cnn_l1.runs import check_output, run_folder
 from cnn_l1.silence import import_tensorflow
 
@@ -56,7 +55,7 @@ def main(arguments=None):
         output = pathlib.Path(flags.output or pathlib.Path("saved_models") / config.name)
         if not flags.dry_run:
             check_output(output, flags.overwrite)
-        with _stoppable():
+        with stoppable():
             import_tensorflow()
             if flags.dry_run:
                 dry_run(config)
@@ -201,7 +200,7 @@ def threshold_at_the_end(model, config):
     from cnn_l1 import callbacks
 
     thresholding = config.thresholding
-    if thresholding is None or config.penalty.name == "none":
+    if thresholding is None:
         return
     callbacks.apply_threshold(
         model,
@@ -223,7 +222,7 @@ def fine_tune(model, dataset, config, logs):
     rate = tuning.learning_rate or config.optimizer.learning_rate
     steps = dataset.train.steps_per_epoch(config.training.batch_size) * tuning.epochs
     optimizer = make_optimizer(config.optimizer, rate, steps)
-    if config.penalty.name != "none":
+    if config.penalty.name != "none" or config.thresholding is not None:
         optimizer = callbacks.HoldZeros(optimizer, include=held)
     steering = [callbacks.LogValue("l1_strength", 0.0), callbacks.BestWeights("val_accuracy")]
     if tuning.early_stopping_epochs:
@@ -278,7 +277,8 @@ def fit(model, optimizer, dataset, config, epochs, steering, logs, first_epoch=0
         # Keras warns that a shuffled tf.data.Dataset is not shuffled again.
         warnings.filterwarnings("ignore", message=".*shuffle=True.*")
         warnings.simplefilter("always", callbacks.EmptyLayerWarning)
-        fitted = model.fit(
+        fitted = fit_stoppably(
+            model,
             dataset.train.training_batches(training.batch_size, config.seed),
             validation_data=dataset.validation.evaluation_batches(),
             epochs=first_epoch + epochs,
@@ -320,7 +320,8 @@ def optimizer_class(name):
     """The Keras class behind a config's `optimizer.name`."""
     import keras
 
-    return type(keras.optimizers.get(name))
+    # By class name: `keras.optimizers.get` does not know all of its optimizers.
+    return next(cls for key, cls in vars(keras.optimizers).items() if key.lower() == name)
 
 
 def _early_stopping(monitor, patience, training=None):
@@ -402,20 +403,6 @@ def versions():
 
     names = "tensorflow", "keras", "ai-edge-litert", "numpy"
     return {"python": platform.python_version()} | {n: metadata.version(n) for n in names}
-
-
-@contextlib.contextmanager
-def _stoppable():
-    """Let SIGTERM end a run as Ctrl-C does: tidily."""
-
-    def interrupt(signal_number, frame):
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _known_failure(error):

@@ -1,0 +1,124 @@
+"""What L1 training costs a step, side by side in one run, on LeNet-5.
+
+    python benchmarks/train_overhead.py
+
+Prints milliseconds a training step of: plain Keras `fit`, the penalty in the loss
+(`subgradient`), `Proximal`, and the whole monitored pipeline; each as a ratio to
+plain, from rounds in turn, so that a machine that slows down slows all alike.
+Then an epoch of our input pipeline against `fit` on NumPy arrays as most people
+write it, with the same plain model. Random pixels; the arithmetic is the same.
+"""
+
+import argparse
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+
+from cnn_l1.silence import import_tensorflow
+
+import_tensorflow()
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+
+from cnn_l1 import callbacks, data, models, optimizers  # noqa: E402
+from cnn_l1.config import validate  # noqa: E402
+
+BATCH = 128
+
+
+def build(penalty):
+    config = validate(
+        {"name": "overhead", "model": {"name": "lenet5"}, "penalty": {"name": penalty}}
+    )
+    return models.build(config, (28, 28, 1), 10)
+
+
+def compiled(penalty, wrap, steps_per_execution=10, monitored=False):
+    model = build(penalty)
+    metrics = ["accuracy"]
+    if monitored:
+        loss = keras.metrics.SparseCategoricalCrossentropy(name="data_loss", from_logits=True)
+        metrics.append(loss)
+    model.compile(
+        wrap(keras.optimizers.Adam(1e-3)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=metrics,
+        steps_per_execution=steps_per_execution,
+        jit_compile=False,
+    )
+    return model
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--images", type=int, default=12_800)
+    flags = parser.parse_args()
+    warnings.filterwarnings("ignore", message=".*shuffle=True.*")
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (flags.images, 28, 28, 1), dtype="uint8")
+    labels = random.integers(0, 10, flags.images)
+    split = data.Split(flags.images, images, labels)
+    steps = split.steps_per_epoch(BATCH)
+    batches = split.training_batches(BATCH, seed=0)
+    floats = images.astype("float32")
+    proximal = optimizers.Proximal
+
+    with tempfile.TemporaryDirectory() as logs:
+        watching = [
+            callbacks.StrengthRamp(2),
+            callbacks.LogValue("l1_strength", 1e-3),
+            callbacks.StopOnNaN(),
+            callbacks.SparsityMonitor(),
+            keras.callbacks.TensorBoard(
+                str(pathlib.Path(logs)), histogram_freq=1, write_graph=False
+            ),
+        ]
+        plain, subgradient = compiled("none", keep), compiled("l1", keep)
+        shrunk, whole = compiled("l1", proximal), compiled("l1", proximal, monitored=True)
+        numpy_model = compiled("none", keep, steps_per_execution=1)
+        contenders = {
+            "plain Keras": lambda: plain.fit(batches, verbose=0),
+            "subgradient": lambda: subgradient.fit(batches, verbose=0),
+            "proximal": lambda: shrunk.fit(batches, verbose=0),
+            "proximal, monitored": lambda: whole.fit(batches, verbose=0, callbacks=watching),
+            "fit on NumPy arrays": lambda: numpy_model.fit(
+                floats, labels, batch_size=BATCH, verbose=0
+            ),
+        }
+        times = {name: [] for name in contenders}
+        cpu_times = {name: [] for name in contenders}
+        for round_number in range(flags.rounds + 1):
+            for name, one_epoch in contenders.items():
+                start, cpu_start = time.perf_counter(), time.process_time()
+                one_epoch()
+                if round_number:  # the first traces and warms up
+                    times[name].append((time.perf_counter() - start) / steps * 1e3)
+                    cpu_times[name].append((time.process_time() - cpu_start) / steps * 1e3)
+
+    print(f"LeNet-5, batch {BATCH}, {steps} steps an epoch, median of {flags.rounds} rounds")
+    print(f"{'':22}{'wall ms/step':>13}{'ratio':>8}{'CPU ms/step':>13}{'ratio':>8}")
+    for name in contenders:
+        wall, cpu = statistics.median(times[name]), statistics.median(cpu_times[name])
+        # Round by round, for both sides of a ratio then saw the same machine.
+        wall_ratio, cpu_ratio = (
+            statistics.median(a / b for a, b in zip(t[name], t["plain Keras"], strict=True))
+            for t in (times, cpu_times)
+        )
+        print(f"{name:22}{wall:13.2f}{wall_ratio:8.3f}{cpu:13.2f}{cpu_ratio:8.3f}")
+    pairs = zip(times["proximal, monitored"], times["fit on NumPy arrays"], strict=True)
+    epoch_ratio = statistics.median(a / b for a, b in pairs)
+    print(f"epoch of the monitored pipeline / epoch of fit on NumPy arrays: {epoch_ratio:.3f}")
+    return 0
+
+
+def keep(optimizer):
+    return optimizer
+
+
+if __name__ == "__main__":
+    sys.exit(main())

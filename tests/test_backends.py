@@ -1,0 +1,176 @@
+"""The same small training on JAX, and on two replicas, each in a process of its own.
+
+Run as a script, this file writes the results of `steps()` and `tuning()` into an
+`.npz` file, on the backend that KERAS_BACKEND names; the tests below run it so.
+"""
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+INPUTS = np.random.default_rng(3).normal(size=(16, 8)).astype("float32")
+LABELS = (INPUTS[:, 0] - INPUTS[:, 3] > 0).astype("int32")
+
+
+def make_model(optimizer, strength):
+    """A model whose first weights do not hang on a backend's random numbers."""
+    import keras
+
+    from cnn_l1.penalties import L1
+
+    regularizer = L1(strength)
+    model = keras.Sequential(
+        [
+            keras.layers.Input((8,)),
+            keras.layers.Dense(6, activation="tanh", kernel_regularizer=regularizer),
+            keras.layers.Dense(2, kernel_regularizer=regularizer),
+        ]
+    )
+    rng = np.random.default_rng(4)
+    model.set_weights([0.3 * rng.normal(size=w.shape) for w in model.get_weights()])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss=loss)
+    return model
+
+
+def steps():
+    """The weights after one update, for several inner optimizers."""
+    import keras
+
+    from cnn_l1.optimizers import Proximal
+
+    inner = {
+        "sgd": keras.optimizers.SGD(0.5, momentum=0.5),
+        "adam": keras.optimizers.Adam(0.05),
+        "rmsprop": keras.optimizers.RMSprop(0.01),
+        "accumulated": keras.optimizers.SGD(0.5, gradient_accumulation_steps=2),
+    }
+    results = {}
+    for name, optimizer in inner.items():
+        model = make_model(Proximal(optimizer), strength=0.05)
+        batch = 8 if name == "accumulated" else 16
+        model.fit(INPUTS, LABELS, batch, verbose=0, shuffle=False)
+        for index, weight in enumerate(model.get_weights()):
+            results[f"{name}/{index}"] = weight
+    return results
+
+
+def tuning():
+    """Zeros from L1, a ramp and a threshold; then held through fine-tuning."""
+    import keras
+
+    from cnn_l1 import HoldZeros, Proximal, SparsityMonitor, StrengthRamp, Threshold, count
+
+    model = make_model(Proximal(keras.optimizers.Adam(0.05)), strength=0.03)
+    callbacks = [StrengthRamp(2), Threshold(0.1, start_epochs=4), SparsityMonitor()]
+    history = model.fit(
+        INPUTS, LABELS, 8, epochs=6, verbose=0, shuffle=False, callbacks=callbacks
+    ).history
+    results = {f"history/{key}": np.array(values) for key, values in history.items()}
+    results["counted"] = np.array(count(model).zeros)
+    results |= {f"before/{i}": w for i, w in enumerate(model.get_weights())}
+    model.compile(HoldZeros(keras.optimizers.Adam(0.01)), loss=model.loss)
+    model.fit(INPUTS, LABELS, 8, epochs=3, verbose=0, shuffle=False)
+    return results | {f"after/{i}": w for i, w in enumerate(model.get_weights())}
+
+
+def replicas():
+    """One update on two replicas of half the batch each, TensorFlow only."""
+    import keras
+    import tensorflow as tf
+
+    from cnn_l1.optimizers import Proximal
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    with tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]).scope():
+        model = make_model(Proximal(keras.optimizers.Adam(0.05)), strength=0.05)
+    model.fit(INPUTS, LABELS, 16, verbose=0, shuffle=False)
+    return {f"adam/{index}": weight for index, weight in enumerate(model.get_weights())}
+
+
+def run(backend, path, what):
+    """Run this file as a script and read what it wrote."""
+    environment = dict(os.environ, KERAS_BACKEND=backend, JAX_PLATFORMS="cpu")
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, __file__, str(path), *what],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    with np.load(path) as data:
+        return dict(data)
+
+
+@pytest.fixture(scope="module")
+def on_jax(tmp_path_factory):
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip('jax is not installed: pip install "jax[cpu]"')
+    path = tmp_path_factory.mktemp("jax") / "results.npz"
+    results = run("jax", path, ["steps", "tuning"])
+    assert results.pop("backend") == "jax"
+    return results
+
+
+@pytest.fixture(scope="module")
+def on_tensorflow():
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip(f"the tests run on TensorFlow, not {keras.backend.backend()}")
+    return steps()
+
+
+def test_one_step_on_jax_is_the_tensorflow_step(on_jax, on_tensorflow):
+    for key, expected in on_tensorflow.items():
+        # float32: sums over 16 rows in another order, and Adam's first step divides them
+        # by their own size.
+        np.testing.assert_allclose(on_jax[key], expected, rtol=1e-4, atol=2e-6, err_msg=key)
+    zeros = {key: on_jax[key] == 0.0 for key in on_tensorflow if on_jax[key].ndim == 2}
+    assert any(mask.any() for mask in zeros.values())
+    for key, mask in zeros.items():
+        np.testing.assert_array_equal(mask, on_tensorflow[key] == 0.0, err_msg=key)
+
+
+def test_training_on_jax_makes_counts_and_holds_exact_zeros(on_jax):
+    kernels = [i for i in range(4) if on_jax[f"before/{i}"].ndim == 2]
+    zeros = [on_jax[f"before/{i}"] == 0.0 for i in kernels]
+    total = sum(mask.sum() for mask in zeros)
+    assert 0 < total == on_jax["counted"] < 8 * 6 + 6 * 2
+    assert on_jax["history/nonzero"][-1] == 60 - total
+    assert on_jax["history/sparsity"][-1] == total / 60
+    np.testing.assert_array_equal(on_jax["history/strength_scale"], [1 / 3, 2 / 3, 1, 1, 1, 1])
+    # Thresholded before epoch 5 and held from there on.
+    sparsity = on_jax["history/sparsity"]
+    assert sparsity[5] >= sparsity[4] > sparsity[3]
+    for index, mask in zip(kernels, zeros, strict=True):
+        after = on_jax[f"after/{index}"]
+        np.testing.assert_array_equal(after == 0.0, mask)
+        assert np.all(after[~mask] != on_jax[f"before/{index}"][~mask])
+
+
+def test_two_replicas_make_the_step_of_one(on_tensorflow, tmp_path):
+    results = run("tensorflow", tmp_path / "results.npz", ["replicas"])
+    assert results.pop("backend") == "tensorflow"
+    for key, weight in results.items():
+        # float32 sums of two halves, divided by their own size in Adam's first step.
+        np.testing.assert_allclose(weight, on_tensorflow[key], rtol=1e-4, atol=2e-6, err_msg=key)
+
+
+if __name__ == "__main__":
+    import keras
+
+    found = {"backend": np.array(keras.backend.backend())}
+    for function in sys.argv[2:]:
+        found |= {"steps": steps, "tuning": tuning, "replicas": replicas}[function]()
+    np.savez(sys.argv[1], **found)

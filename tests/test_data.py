@@ -1,0 +1,457 @@
+"""Data sets: what is loaded, how it is parted, in which order it comes."""
+
+import os
+import socket
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from cnn_l1 import data
+from cnn_l1.config import ConfigError, DataConfig
+
+TRAIN_IMAGES, TEST_IMAGES = 1437, 360
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """An empty cache, in which `digits` is prepared anew."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def digits(cache):
+    return data.load(DataConfig(), seed=0)
+
+
+@pytest.fixture(scope="module")
+def streamed(cache):
+    return data.load(DataConfig(in_memory=False), seed=0)
+
+
+def refusal(seed=0, **settings):
+    with pytest.raises(ConfigError) as caught:
+        data.load(DataConfig(**settings), seed)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def as_set(images):
+    return {image.tobytes() for image in np.asarray(images, "float32")}
+
+
+def collect(batches):
+    images, labels = zip(*[(x.numpy(), y.numpy()) for x, y in batches], strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def numbered(size):
+    """A split whose images tell their own number."""
+    images = np.arange(size, dtype="uint8").reshape(size, 1, 1, 1)
+    return data.Split(size, images, np.arange(size))
+
+
+def streaming(split):
+    def stream():
+        return tf.data.Dataset.from_tensor_slices((split.images, split.labels))
+
+    return data.Split(split.size, None, split.labels, stream)
+
+
+def test_digits_are_prepared_in_the_cache(digits, cache):
+    assert list((cache / "cnn_l1").rglob("dataset_info.json"))
+    assert data.describe(DataConfig()) == ((8, 8, 1), 10)
+
+
+def test_digits_sizes(digits):
+    test = digits.load_test()
+    assert digits.train.size + digits.validation.size == TRAIN_IMAGES
+    assert test.size == TEST_IMAGES
+    assert digits.validation.size == 144  # a tenth, rounded up
+    assert digits.image_shape == (8, 8, 1)
+    assert digits.class_names == tuple("0123456789")
+    for split in (digits.train, digits.validation, test):
+        assert split.images.shape == (split.size, 8, 8, 1)
+        assert split.images.dtype == "uint8"
+        assert split.labels.shape == (split.size,)
+        assert split.labels.dtype == "int64"
+    assert (digits.train.images.min(), digits.train.images.max()) == (0, 255)
+
+
+def test_digits_are_those_of_scikit_learn(digits):
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    expected = {
+        (image.tobytes(), label)
+        for image, label in zip(
+            np.round(source.images * 255 / 16).astype("uint8"), source.target, strict=True
+        )
+    }
+    found = [
+        (image.tobytes(), label)
+        for split in (digits.train, digits.validation, digits.load_test())
+        for image, label in zip(split.images, split.labels, strict=True)
+    ]
+    assert set(found) == expected
+    assert len(found) == len(source.target)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_parting_is_disjoint_and_whole(in_memory):
+    config = DataConfig(in_memory=in_memory, validation_fraction=0.25)
+    whole, labels = collect(
+        data._read(
+            data._builder(config), ("image", "label"), (8, 8, 1), config, "train"
+        ).evaluation_batches()
+    )
+    parted = data.load(config, seed=3)
+    train, train_labels = collect(parted.train.evaluation_batches())
+    validation, validation_labels = collect(parted.validation.evaluation_batches())
+    # No two of these images are alike, so sets of them can be compared.
+    assert len(as_set(whole)) == len(whole) == TRAIN_IMAGES
+    assert not as_set(train) & as_set(validation)
+    assert as_set(train) | as_set(validation) == as_set(whole)
+    assert (len(train), len(validation)) == (parted.train.size, parted.validation.size)
+    np.testing.assert_array_equal(parted.train.labels, train_labels)
+    np.testing.assert_array_equal(parted.validation.labels, validation_labels)
+    assert sorted([*train_labels, *validation_labels]) == sorted(labels)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.3])
+def test_parting_is_stratified(fraction):
+    parted = data.load(DataConfig(validation_fraction=fraction), seed=1)
+    held = np.bincount(parted.validation.labels, minlength=10)
+    whole = held + np.bincount(parted.train.labels, minlength=10)
+    # A class' share is seldom a whole number of images: up to one off.
+    assert np.abs(held - whole * fraction).max() <= 1
+
+
+def test_test_split_is_stratified(digits):
+    labels = digits.load_test().labels
+    counts = np.bincount(np.concatenate([digits.train.labels, digits.validation.labels]))
+    share = TEST_IMAGES / (TRAIN_IMAGES + TEST_IMAGES)
+    # As above: up to one image off.
+    assert np.abs(np.bincount(labels) - (counts + np.bincount(labels)) * share).max() <= 1
+
+
+def test_parting_is_seeded(digits):
+    again = data.load(DataConfig(), seed=0)
+    np.testing.assert_array_equal(again.train.images, digits.train.images)
+    np.testing.assert_array_equal(again.validation.labels, digits.validation.labels)
+    other = data.load(DataConfig(), seed=1)
+    assert as_set(other.validation.images) != as_set(digits.validation.images)
+    # The test split never moves.
+    np.testing.assert_array_equal(other.load_test().images, digits.load_test().images)
+
+
+def test_streamed_images_are_those_in_memory(digits, streamed):
+    assert streamed.train.images is None
+    pairs = (
+        (streamed.train, digits.train),
+        (streamed.validation, digits.validation),
+        (streamed.load_test(), digits.load_test()),
+    )
+    for stream, memory in pairs:
+        assert stream.size == memory.size
+        images, labels = collect(stream.evaluation_batches())
+        np.testing.assert_array_equal(images, memory.images)
+        np.testing.assert_array_equal(labels, memory.labels)
+        np.testing.assert_array_equal(stream.labels, memory.labels)
+        np.testing.assert_array_equal(stream.sample(7), memory.sample(7))
+
+
+def test_evaluation_batches_are_float_pixels_in_order(digits):
+    images, labels = collect(digits.train.evaluation_batches())
+    assert images.dtype == "float32"
+    np.testing.assert_array_equal(images, digits.train.images)
+    np.testing.assert_array_equal(labels, digits.train.labels)
+
+
+@pytest.mark.parametrize("kind", [lambda split: split, streaming], ids=["memory", "stream"])
+class TestTrainingBatches:
+    def epochs(self, split, batch_size, seed, count=3):
+        batches = split.training_batches(batch_size, seed)
+        return [collect(batches)[1].tolist() for _ in range(count)]
+
+    def test_every_image_at_most_once_an_epoch(self, kind):
+        split = kind(numbered(53))
+        for epoch in self.epochs(split, 10, seed=0):
+            assert len(epoch) == len(set(epoch)) == 50
+
+    def test_every_image_once_where_batches_are_full(self, kind):
+        for epoch in self.epochs(kind(numbered(50)), 10, seed=0):
+            assert sorted(epoch) == list(range(50))
+
+    def test_images_keep_their_labels(self, kind):
+        images, labels = collect(kind(numbered(50)).training_batches(10, seed=0))
+        assert images.dtype == "float32"
+        np.testing.assert_array_equal(images.ravel(), labels)
+
+    def test_new_order_every_epoch(self, kind):
+        first, second, third = self.epochs(kind(numbered(50)), 10, seed=0)
+        assert first != second != third != first
+        assert list(range(50)) not in (first, second, third)
+
+    def test_seed_fixes_the_orders(self, kind):
+        split = kind(numbered(50))
+        assert self.epochs(split, 10, seed=4) == self.epochs(split, 10, seed=4)
+        assert self.epochs(split, 10, seed=4) != self.epochs(split, 10, seed=5)
+
+    def test_other_images_are_left_out_each_epoch(self, kind):
+        left_out = [set(range(13)) - set(e) for e in self.epochs(kind(numbered(13)), 5, 0, 6)]
+        assert {len(images) for images in left_out} == {3}
+        assert len(set(map(frozenset, left_out))) > 1
+
+    def test_drops_the_remainder(self, kind):
+        split = kind(numbered(53))
+        sizes = [len(labels) for _, labels in split.training_batches(10, seed=0)]
+        assert sizes == [10] * split.steps_per_epoch(10) == [10] * 5
+
+    def test_batch_larger_than_the_split(self, kind):
+        split = kind(numbered(7))
+        (epoch,) = self.epochs(split, 100, seed=0, count=1)
+        assert sorted(epoch) == list(range(7))
+        assert split.steps_per_epoch(100) == 1
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_image_size_resizes(in_memory, digits):
+    config = DataConfig(image_size=(4, 12), in_memory=in_memory)
+    resized = data.load(config, seed=0)
+    assert resized.image_shape == (4, 12, 1)
+    assert data.describe(config) == ((4, 12, 1), 10)
+    images, labels = collect(resized.train.evaluation_batches())
+    assert images.shape == (digits.train.size, 4, 12, 1)
+    np.testing.assert_array_equal(images, np.round(images))
+    assert images.min() >= 0
+    assert images.max() <= 255
+    np.testing.assert_array_equal(labels, digits.train.labels)
+    # Antialiased resizing keeps the brightness but for edges and rounding.
+    assert abs(images.mean() - digits.train.images.mean()) < 0.05 * 255
+
+
+def test_image_size_as_it_is_changes_nothing(digits):
+    same = data.load(DataConfig(image_size=(8, 8)), seed=0)
+    np.testing.assert_array_equal(same.train.images, digits.train.images)
+
+
+@pytest.mark.parametrize("kind", [lambda split: split, streaming], ids=["memory", "stream"])
+def test_statistics_are_those_of_numpy(kind):
+    # More images than one part of the sum has, and channels unlike each other.
+    values = np.random.default_rng(0).integers(0, 256, (2500, 3, 2, 3)) // (1, 2, 50)
+    split = kind(data.Split(2500, values.astype("uint8"), np.zeros(2500, "int64")))
+    held = data.Data("a", (3, 2, 3), ("a",), split, split, lambda: split)
+    found = held.statistics()
+    # float64 sums of whole numbers below 2^53: only the last division rounds.
+    np.testing.assert_allclose(found.mean, values.mean((0, 1, 2)), rtol=1e-12)
+    # In a stream the sums run in float64 too; the mean's square cancels some digits.
+    np.testing.assert_allclose(found.variance, values.var((0, 1, 2)), rtol=1e-9)
+
+
+def test_statistics_of_digits(digits, streamed):
+    assert digits.statistics() == streamed.statistics()
+    # As above.
+    np.testing.assert_allclose(digits.statistics().mean, digits.train.images.mean(), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("digitz", " Did you mean 'digits'?"),
+        ("fashion_mnsit", " Did you mean 'fashion_mnist'?"),
+        ("qqqqqqqqqqqq", ""),
+        ("no name!", ""),
+        ("", ""),
+        ("mnist/none", " Did you mean 'mnist'?"),
+        ("mnist:9.9.9", " Did you mean 'mnist'?"),
+    ],
+)
+def test_unknown_data_set(name, hint, tmp_path):
+    assert refusal(name=name, data_dir=str(tmp_path)) == (
+        f"data.name: expected 'digits' or the name of a TFDS data set. Received: {name!r}.{hint}"
+    )
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    asked = []
+
+    def refuse(address, *_, **__):
+        asked.append(address)
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    return asked
+
+
+def test_data_set_that_is_not_there(tmp_path, no_network):
+    message = refusal(name="mnist", data_dir=str(tmp_path))
+    assert f"data.name: expected 'mnist' prepared for TFDS in {tmp_path}." in message
+    assert "Received: no such data there." in message
+    for remedy in ("TFDS_DATA_DIR", "data.data_dir", "data.download=true"):
+        assert remedy in message
+    assert not no_network  # not even asked
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_dir_comes_from_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "from_environment"))
+    assert str(tmp_path / "from_environment") in refusal(name="mnist")
+    given = tmp_path / "given"
+    assert f"in {given}." in refusal(name="mnist", data_dir=str(given))
+
+
+def test_download_without_a_network(tmp_path, no_network):
+    message = refusal(name="mnist", data_dir=str(tmp_path), download=True)
+    assert "data.download: expected a network to fetch 'mnist'" in message
+    assert str(tmp_path) in message
+    assert "Network is unreachable" in message
+    assert no_network == [data.NETWORK_PROBE]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("setting", ["train_split", "test_split"])
+@pytest.mark.parametrize(
+    "split", ["trian", "train[:0]", "train[:80%", "train[99999:]", "train[:200%]", ""]
+)
+def test_bad_split(setting, split):
+    message = refusal(**{setting: split})
+    assert message.startswith(f"data.{setting}: expected a split of 'digits' with images (")
+    assert "train, test" in message
+    assert message.endswith(f"Received: {split!r}")
+
+
+def test_part_of_a_split():
+    parted = data.load(DataConfig(train_split="train[:50%]", test_split="test[:100]"), seed=0)
+    assert parted.train.size + parted.validation.size == round(TRAIN_IMAGES / 2)
+    assert parted.load_test().size == 100
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.999])
+def test_validation_part_without_every_class(fraction):
+    message = refusal(validation_fraction=fraction)
+    assert message.startswith("data.validation_fraction: expected a part that holds and leaves")
+    assert f"Received: {fraction} of 1437 images" in message
+
+
+class TinyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    VERSION = tfds.core.Version("1.0.0")
+    FEATURES: tfds.features.FeaturesDict
+    KEYS: tuple[str, str] | None
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self, features=self.FEATURES, supervised_keys=self.KEYS
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(), "test": self._generate_examples()}
+
+
+class CnnL1TinyNumbers(TinyBuilder):
+    """No images at all."""
+
+    FEATURES = tfds.features.FeaturesDict({"x": tf.float32, "y": tf.int64})
+    KEYS = ("x", "y")
+
+    def _generate_examples(self):
+        for i in range(4):
+            yield i, {"x": float(i), "y": i}
+
+
+class CnnL1TinyUnlabelled(TinyBuilder):
+    """Images without a label."""
+
+    FEATURES = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(2, 2, 1))})
+    KEYS = None
+
+    def _generate_examples(self):
+        for i in range(4):
+            yield i, {"image": np.full((2, 2, 1), i, "uint8")}
+
+
+class CnnL1TinySizes(TinyBuilder):
+    """Images that differ in size, each of one shade."""
+
+    FEATURES = tfds.features.FeaturesDict(
+        {
+            "picture": tfds.features.Image(shape=(None, None, 3)),
+            "kind": tfds.features.ClassLabel(names=["dark", "bright"]),
+        }
+    )
+    KEYS = ("picture", "kind")
+
+    def _generate_examples(self):
+        for i in range(8):
+            shade = 20 * i + 100 * (i % 2)
+            yield i, {"picture": np.full((3 + i, 9 - i, 3), shade, "uint8"), "kind": i % 2}
+
+
+def prepare(builder_class, folder):
+    builder = builder_class(data_dir=str(folder))
+    builder.download_and_prepare()
+    return {"name": builder.name, "data_dir": str(folder)}
+
+
+@pytest.mark.parametrize(
+    ("builder_class", "features"),
+    [(CnnL1TinyNumbers, "x, y"), (CnnL1TinyUnlabelled, "image")],
+)
+def test_data_set_that_is_no_image_classification(builder_class, features, tmp_path):
+    settings = prepare(builder_class, tmp_path)
+    assert refusal(**settings) == (
+        "data.name: expected an image-classification data set (an image and a class label). "
+        f"Received: {settings['name']!r} with {features}"
+    )
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_images_that_differ_in_size(in_memory, tmp_path):
+    settings = prepare(CnnL1TinySizes, tmp_path)
+    settings |= {"in_memory": in_memory, "validation_fraction": 0.25}
+    message = refusal(**settings)
+    assert message.startswith("data.image_size: expected [rows, columns], for images in ")
+    assert message.endswith("Received: nothing")
+    parted = data.load(DataConfig(**settings, image_size=(4, 6)), seed=0)
+    assert parted.image_shape == (4, 6, 3)
+    assert parted.class_names == ("dark", "bright")
+    images, labels = collect(parted.train.evaluation_batches())
+    assert images.shape == (6, 4, 6, 3)
+    # An image of one shade stays so, and keeps it, at any size.
+    assert (images == images[:, :1, :1, :1]).all()
+    shades = {(20.0 * i + 100 * (i % 2), i % 2) for i in range(8)}
+    assert set(zip(images[:, 0, 0, 0].tolist(), labels.tolist(), strict=True)) < shades
+    assert np.bincount(parted.validation.labels).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "train", "test"),
+    [
+        ("mnist", (28, 28, 1), 60_000, 10_000),
+        ("fashion_mnist", (28, 28, 1), 60_000, 10_000),
+        ("cifar10", (32, 32, 3), 50_000, 10_000),
+    ],
+)
+def test_real_data_set(name, shape, train, test):
+    folder = os.environ.get("TFDS_DATA_DIR", "")
+    if not os.path.isdir(os.path.join(folder, name)):
+        pytest.skip(f"no {name} in TFDS_DATA_DIR")
+    assert data.describe(DataConfig(name=name)) == (shape, 10)
+    whole = tfds.builder(name, data_dir=folder).info.splits
+    assert (whole["train"].num_examples, whole["test"].num_examples) == (train, test)
+    # A part is enough to see the images, and does not take half a minute.
+    config = DataConfig(name=name, train_split="train[:1000]", test_split="test[:100]")
+    parted = data.load(config, seed=0)
+    assert (parted.train.size, parted.validation.size) == (900, 100)
+    assert parted.train.images.shape == (900, *shape)
+    assert (parted.train.images.min(), parted.train.images.max()) == (0, 255)
+    assert parted.load_test().images.shape == (100, *shape)
+    assert len(parted.class_names) == 10

@@ -1,0 +1,500 @@
+"""The whole pipeline through `main`, and what a user does wrong."""
+
+import csv
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import yaml
+
+from cnn_l1 import config, export, sparsity, train
+
+BLOCKS = [
+    {"type": "conv", "filters": 4, "strides": 2},
+    {"type": "batch_norm"},
+    {"type": "flatten"},
+    {"type": "dense", "units": 16},
+    {"type": "dense", "units": "classes", "activation": "linear"},
+]
+LAYERS = ("conv_1", "dense_1", "dense_2")
+TINY = {
+    "name": "tiny",
+    "data": {"name": "digits"},
+    "model": {"blocks": BLOCKS},
+    "penalty": {"l1_strength": 0.01},
+    "optimizer": {"learning_rate": 0.01},
+    "training": {"epochs": 3},
+    "fine_tuning": {"epochs": 2},
+    "export": {"calibration_images": 50},
+    "measure": {"latency_runs": 1},
+}
+QUICK = (
+    "training.epochs=1",
+    "fine_tuning.epochs=0",
+    "baseline=false",
+    "tensorboard=false",
+    "export.formats=[]",
+)
+
+
+@pytest.fixture(autouse=True)
+def _float32_policy():
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY), encoding="utf-8")
+    return path
+
+
+def arguments(config_file, output, *overrides):
+    sets = [part for override in overrides for part in ("--set", override)]
+    return ["--config", str(config_file), "--output", str(output), *sets]
+
+
+def read_history(folder):
+    """Columns of history.csv, as floats; an empty field is NaN."""
+    with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {key: np.array([float(row[key] or "nan") for row in rows]) for key in rows[0]}
+
+
+def contents(folder):
+    """Every file below a folder, with its bytes."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def full_run(config_file, tmp_path_factory):
+    """The folder of one whole run: three epochs, two of fine-tuning, dense twin."""
+    output = tmp_path_factory.mktemp("runs") / "deep" / "full"
+    assert train.main(arguments(config_file, output)) == 0
+    return output
+
+
+# The whole run.
+
+
+def test_files_of_a_run(full_run):
+    exported = {"model.keras", "saved_model", "model_float32.tflite", "model_int8.tflite"}
+    others = {"config.yaml", "report.json", "history.csv", "tensorboard", "dense"}
+    assert {path.name for path in full_run.iterdir()} == exported | others
+    assert {path.name for path in (full_run / "dense").iterdir()} == exported
+    assert [path.name for path in full_run.parent.iterdir()] == ["full"]
+
+
+def test_config_reloads_to_the_same(full_run, config_file):
+    assert config.load(full_run / "config.yaml") == config.load(config_file)
+
+
+def test_reported_counts_are_the_files(full_run):
+    report = json.loads((full_run / "report.json").read_text(encoding="utf-8"))
+    counts = sparsity.count(keras.models.load_model(full_run / "model.keras"))
+    told = report["counts"]
+    assert told["zeros"] > 0
+    for key in ("weights", "zeros", "nonzero", "sparsity", "parameters", "nonzero_parameters"):
+        assert told[key] == getattr(counts, key), key
+    pairs = [(layer["layer"], layer["zeros"]) for layer in told["layers"]]
+    assert pairs == [(layer.layer, layer.zeros) for layer in counts.layers]
+    for name, least in (("model_float32.tflite", True), ("model_int8.tflite", False)):
+        tflite = export.read_tflite((full_run / name).read_bytes())
+        figures = report["files"][name]
+        assert (figures["weights"], figures["zeros"]) == (tflite.weight_count, tflite.zeros)
+        assert tflite.weight_count == counts.weights
+        # int8 may round further weights to zero.
+        assert tflite.zeros == counts.zeros if least else tflite.zeros >= counts.zeros
+    dense = export.read_tflite((full_run / "dense" / "model_float32.tflite").read_bytes())
+    assert dense.zeros == 0
+
+
+def test_report_says_what_was_measured(full_run):
+    report = json.loads((full_run / "report.json").read_text(encoding="utf-8"))
+    assert report["data"]["image_shape"] == [8, 8, 1]
+    assert report["data"]["test_images"] == 360
+    assert len(report["files"]) == 8
+    for name, figures in report["files"].items():
+        path = full_run / name
+        assert path.exists(), name
+        if path.is_file():
+            assert figures["bytes"] == path.stat().st_size, name
+        assert figures["images"] == 360
+        assert (figures["latency_median_ms"] is not None) == name.endswith(".tflite")
+        # Only int8 may decide otherwise than Keras.
+        if "int8" not in name:
+            assert figures["agreement"] == 1.0, name
+
+
+def test_history(full_run):
+    history = read_history(full_run)
+    base = {"loss", "data_loss", "accuracy"}
+    columns = base | {f"val_{key}" for key in base} | {"epoch", "penalty", "l1_strength"}
+    columns |= {"sparsity", "nonzero"} | {f"sparsity/{name}" for name in LAYERS}
+    assert columns <= set(history)
+    assert history["epoch"].tolist() == [1, 2, 3, 4, 5]
+    assert history["l1_strength"].tolist() == [0.01, 0.01, 0.01, 0.0, 0.0]
+    # Under the penalty the loss holds it. `penalty` is the value at the epoch's
+    # end, the loss its mean over the epoch: hence the validation loss, which is
+    # taken at the end too. float32 sums.
+    gap = (history["val_loss"] - history["val_data_loss"])[:3]
+    np.testing.assert_allclose(gap, history["penalty"][:3], rtol=1e-4)
+    assert np.all(history["loss"][:3] > history["data_loss"][:3])
+    assert np.all(history["penalty"][:3] > 0)
+    # Without it there is none.
+    np.testing.assert_allclose(history["loss"][3:], history["data_loss"][3:], rtol=1e-6)
+    assert history["penalty"][3:].tolist() == [0, 0]
+
+
+def test_zeros_are_held_in_fine_tuning(full_run):
+    history = read_history(full_run)
+    for key in ("sparsity", *(f"sparsity/{name}" for name in LAYERS)):
+        assert np.all(np.diff(history[key][2:]) >= 0), key
+    assert history["sparsity"][2] > 0
+    report = json.loads((full_run / "report.json").read_text(encoding="utf-8"))
+    assert report["counts"]["sparsity"] >= history["sparsity"][2]
+
+
+def test_tensorboard_has_the_figures(full_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    scalars, tensors, histograms = {}, set(), set()
+    for path in (full_run / "tensorboard").rglob("events.*"):
+        events = EventAccumulator(str(path), size_guidance={"tensors": 0}).Reload()
+        for tag in events.Tags()["tensors"]:
+            tensors.add(tag)
+            plugin = events.SummaryMetadata(tag).plugin_data.plugin_name
+            if plugin == "histograms":
+                histograms.add(tag)
+            else:
+                scalars[tag] = scalars.get(tag, 0) + len(events.Tensors(tag))
+    expected = {"loss", "data_loss", "penalty", "l1_strength", "sparsity"}
+    expected |= {f"sparsity/{name}" for name in LAYERS}
+    for key in expected:
+        assert max(scalars.get(f"epoch_{key}", 0), scalars.get(key, 0)) >= 5, key
+    for name in LAYERS:
+        assert any(tag.startswith(name) and "kernel" in tag for tag in histograms), histograms
+
+
+def weights_of(folder):
+    return keras.models.load_model(folder / "model.keras").get_weights()
+
+
+def test_same_seed_gives_the_same_weights(config_file, tmp_path):
+    for name in ("one", "two"):
+        assert train.main(arguments(config_file, tmp_path / name, *QUICK, "seed=5")) == 0
+    one, two = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
+    for first, second in zip(one, two, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_only_the_proximal_method_makes_exact_zeros(config_file, tmp_path):
+    zeros = {}
+    for method in ("proximal", "subgradient"):
+        flags = arguments(config_file, tmp_path / method, *QUICK, f"training.method={method}")
+        assert train.main(flags) == 0
+        report = json.loads((tmp_path / method / "report.json").read_text(encoding="utf-8"))
+        assert report["method"] == method
+        zeros[method] = report["counts"]["zeros"]
+    assert zeros["subgradient"] == 0
+    assert zeros["proximal"] > 0
+
+
+# Settings, each in a run of an epoch or two.
+
+COMBINATIONS = {
+    "scheduled thresholding": (
+        "training.epochs=2",
+        "thresholding={threshold: 0.02, start_epochs: 1}",
+        "fine_tuning.epochs=1",
+    ),
+    "subgradient, thresholding at the end, held": (
+        "training.method=subgradient",
+        "thresholding={relative_threshold: 0.5}",
+        "fine_tuning.epochs=1",
+        "fine_tuning.early_stopping_epochs=1",
+    ),
+    "thresholding without a penalty, held": (
+        "penalty.name=none",
+        "thresholding={relative_threshold: 0.5}",
+        "fine_tuning.epochs=1",
+    ),
+    "accumulation, early stopping, biases and batch-norm": (
+        "training.epochs=2",
+        "training.early_stopping_epochs=1",
+        "training.ramp_epochs=1",
+        "optimizer.gradient_accumulation_steps=2",
+        "penalty.biases=true",
+        "penalty.batch_norm=true",
+        "penalty.l1_strength=0.05",
+        "fine_tuning.epochs=1",
+        "fine_tuning.learning_rate=1e-3",
+    ),
+    "mixed_bfloat16, augmentation": (
+        "model.dtype_policy=mixed_bfloat16",
+        "data.augmentation={shift_pixels: 1, flip: true}",
+        "export.formats=[float32]",
+    ),
+    "elastic net, standardized, only saved_model": (
+        "penalty={name: l1l2, l1_strength: 0.01, l2_strength: 0.001}",
+        "model.normalization=standardize",
+        "export.formats=[saved_model]",
+    ),
+    "crops": ("data.augmentation={crop_pixels: 1}",),
+}
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_settings_together(config_file, tmp_path, name):
+    overrides = [*QUICK, *COMBINATIONS[name]]
+    assert train.main(arguments(config_file, tmp_path / "run", *overrides)) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+    resolved = config.load(tmp_path / "run" / "config.yaml")
+    files = {"saved_model": "saved_model"}
+    files |= {kind: f"model_{kind}.tflite" for kind in ("float32", "int8")}
+    expected = {"model.keras"} | {files[kind] for kind in resolved.export.formats}
+    assert set(report["files"]) == expected
+    others = {"config.yaml", "report.json", "history.csv"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == expected | others
+    model = keras.models.load_model(tmp_path / "run" / "model.keras")
+    assert {layer.compute_dtype for layer in model.layers[1:]} == {"float32"}
+    assert not {"shift", "flip", "crop"} & {layer.name for layer in model.layers}
+    history = read_history(tmp_path / "run")
+    zeros = sparsity.count(model)
+    assert zeros.zeros > 0
+    thresholding = resolved.thresholding
+    if thresholding is not None and thresholding.relative_threshold:
+        # Half a deviation is some 38% of a normal kernel, and fine-tuning keeps it.
+        assert zeros.sparsity > 0.2
+        assert history["sparsity"][0] < 0.05
+    if resolved.penalty.biases:
+        # Proximal steps reach beyond the kernels, and fine-tuning holds those zeros.
+        assert zeros.other_zeros > 0
+    if thresholding is not None and thresholding.start_epochs:
+        assert history["sparsity"][1] > history["sparsity"][0]
+
+
+# Nothing half-written, nothing overwritten unasked.
+
+
+def test_dry_run_prints_and_writes_nothing(config_file, tmp_path, capsys):
+    flags = arguments(config_file, tmp_path / "run", "seed=7")
+    assert train.main([*flags, "--dry-run"]) == 0
+    assert list(tmp_path.iterdir()) == []
+    printed = capsys.readouterr().out
+    assert "seed: 7" in printed
+    assert all(name in printed for name in LAYERS)
+
+
+def test_a_run_that_is_there_stays_unless_overwritten(config_file, tmp_path, capsys):
+    output = tmp_path / "run"
+    assert train.main(arguments(config_file, output, *QUICK)) == 0
+    before, first = contents(output), weights_of(output)
+    assert train.main(arguments(config_file, output, *QUICK, "seed=3")) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert contents(output) == before
+    assert train.main([*arguments(config_file, output, *QUICK, "seed=3"), "--overwrite"]) == 0
+    assert config.load(output / "config.yaml").seed == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    other = weights_of(output)
+    assert np.any(other[0] != first[0])  # another seed, another run
+    # A new run that fails leaves the old one.
+    before = contents(output)
+    failing = arguments(config_file, output, *QUICK, "data.image_size=[2, 2]")
+    assert train.main([*failing, "--overwrite"]) == 2
+    assert contents(output) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_that_is_no_run_is_never_overwritten(config_file, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear", encoding="utf-8")
+    (tmp_path / "file").write_text("text", encoding="utf-8")
+    before = contents(tmp_path)
+    for name in ("mine", "file"):
+        flags = [*arguments(config_file, tmp_path / name, *QUICK), "--overwrite"]
+        assert train.main(flags) == 2
+        assert name in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+# What a user does wrong.
+
+
+def check_refusal(capsys, parent, code, flags, *texts):
+    """`main` gives `code` and one message that has `texts`, and leaves nothing behind."""
+    before = contents(parent)
+    capsys.readouterr()
+    assert train.main(flags) == code
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert error.count("error: ") == 1
+    for text in texts:
+        assert text in error
+    assert contents(parent) == before
+    assert not [path for path in parent.iterdir() if path.name.startswith(".")]
+
+
+BAD_SETTINGS = {
+    "unknown key": (["training.epoch=3"], ["training.epoch", "Did you mean 'epochs'"]),
+    "unknown section": (["trainning.epochs=3"], ["trainning", "unknown key"]),
+    "wrong type": (["training.epochs=many"], ["training.epochs", "'many'"]),
+    "no whole number": (["training.epochs=1.5"], ["training.epochs", "1.5"]),
+    "negative": (["penalty.l1_strength=-1"], ["penalty.l1_strength", "-1"]),
+    "not finite": (["penalty.l1_strength=.nan"], ["penalty.l1_strength"]),
+    "no key": (["=3"], ["--set"]),
+    "no value": (["training.epochs"], ["--set", "key=value"]),
+    "data set": (["data.name=didgits"], ["data.name", "didgits", "Did you mean 'digits'"]),
+    "split": (["data.test_split=tset"], ["data.test_split", "tset"]),
+    "too small": (["model.blocks=null", "data.image_size=[3, 3]"], ["model", "3x3x1"]),
+    "last block": (["model.blocks.4.units=7"], ["model.blocks", "10"]),
+    "pattern": (["penalty.layers={nowhere*: 0.1}"], ["penalty.layers", "nowhere*"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SETTINGS)
+def test_bad_settings(config_file, tmp_path, capsys, name):
+    overrides, texts = BAD_SETTINGS[name]
+    flags = arguments(config_file, tmp_path / "run", *QUICK, *overrides)
+    check_refusal(capsys, tmp_path, 2, flags, *texts)
+
+
+def test_bad_files(tmp_path, capsys):
+    missing = tmp_path / "missing.yaml"
+    broken, words, binary = (tmp_path / name for name in ("broken.yaml", "words.yaml", "b.yaml"))
+    broken.write_text("name: [tiny", encoding="utf-8")
+    words.write_text("just words", encoding="utf-8")
+    binary.write_bytes(b"\xff\xfe\x00")
+    for path in (missing, broken, words, binary, tmp_path):
+        check_refusal(capsys, tmp_path, 2, arguments(path, tmp_path / "run"), str(path))
+
+
+def test_a_data_set_without_its_data_is_refused_at_once(config_file, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    overrides = ["data.name=mnist", f"data.data_dir={tmp_path / 'data'}"]
+    flags = arguments(config_file, tmp_path / "run", *overrides)
+    check_refusal(capsys, tmp_path, 2, flags, "mnist", "data.download=true")
+    assert list((tmp_path / "data").rglob("*")) == []
+
+
+@pytest.mark.parametrize("flags", [["--nonsense"], []])
+def test_bad_flags(flags, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train.main(flags)
+    assert stopped.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_divergence_is_told(config_file, tmp_path, capsys):
+    overrides = ["optimizer.name=sgd", "optimizer.learning_rate=1e30"]
+    flags = arguments(config_file, tmp_path / "run", *QUICK, *overrides)
+    check_refusal(capsys, tmp_path, 1, flags, "diverged", "optimizer.learning_rate")
+
+
+def test_empty_layers_can_be_forbidden(config_file, tmp_path, capsys):
+    overrides = ["training.empty_layers=forbid", "penalty.l1_strength=1e4"]
+    flags = arguments(config_file, tmp_path / "run", *QUICK, *overrides)
+    check_refusal(capsys, tmp_path, 1, flags, "all zero", "empty_layers")
+
+
+def test_empty_layers_are_warned_of_and_exported(config_file, tmp_path):
+    overrides = [*QUICK, "penalty.l1_strength=1e4", "export.formats=[float32, int8]"]
+    with pytest.warns(UserWarning, match="all zero"):
+        assert train.main(arguments(config_file, tmp_path / "run", *overrides)) == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES])
+def test_failures_of_the_disk_leave_nothing(config_file, tmp_path, capsys, monkeypatch, number):
+    def fail(model, path):
+        path.write_bytes(b"half a file")
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(export, "export_keras", fail)
+    text = os.strerror(number) if number == errno.EACCES else "no space left"
+    flags = arguments(config_file, tmp_path / "run", *QUICK)
+    check_refusal(capsys, tmp_path, 1, flags, "--output", text)
+
+
+# In a process of its own: signals, limits, imports.
+
+CHILD = """
+import signal, sys
+# A test runner in the background may have handed SIGINT down ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if sys.argv[1] != "0":
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+from cnn_l1 import train
+sys.exit(train.main(sys.argv[2:]))
+"""
+
+
+def start(flags, limit=0):
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(limit), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.usefixtures("full_run")  # which has prepared the data set
+def test_a_full_disk(config_file, tmp_path):
+    flags = arguments(config_file, tmp_path / "runs" / "run", *QUICK)
+    process = start(flags, limit=8192)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 1, error
+    assert "no space left on the disk" in error
+    assert "Traceback" not in error
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.usefixtures("full_run")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing(config_file, tmp_path, number):
+    flags = arguments(config_file, tmp_path / "runs" / "run", *QUICK, "training.epochs=100000")
+    process = start(flags)
+    try:
+        for line in process.stdout:
+            if "Epoch 2" in line:
+                break
+        process.send_signal(number)
+        _, error = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 130, error
+    assert "interrupted; nothing was written" in error
+    assert "Traceback" not in error
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+for name in ("tensorflow", "keras", "tensorflow_datasets"):
+    sys.modules[name] = None  # importing it fails now
+from cnn_l1 import train
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+def test_settings_are_checked_before_tensorflow_is_imported(config_file, tmp_path):
+    flags = arguments(config_file, tmp_path / "run", "training.epochs=0")
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "training.epochs" in done.stderr
+    # So is the output.
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "report.json").write_text("{}", encoding="utf-8")
+    flags = arguments(config_file, tmp_path / "run")
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "--overwrite" in done.stderr
