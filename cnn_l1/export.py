@@ -45,6 +45,8 @@ def plain_copy(model, drop_layers=(), batch_size=None):
 
     copy = _clone(model, clone, call if drop_layers else None)
     copy.set_weights(model.get_weights())
+    # Keras compiles a clone like its model: with our optimizer, and its state saved.
+    copy.optimizer, copy.compiled, copy._compile_config = None, False, None
     if batch_size is None:
         return copy
     inputs = [

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import cnn_l1
 from cnn_l1 import L1, config, export, models, sparsity
 
 CNN_BLOCKS = [
@@ -496,3 +498,17 @@ def test_conversions_say_nothing(tmp_path, capfd):
     export.export_tflite(model, tmp_path / "f.tflite")
     export.export_tflite(model, tmp_path / "i.tflite", images)
     assert capfd.readouterr() == ("", "")
+
+
+def test_plain_copy_of_a_compiled_model_leaves_the_optimizer_out(tmp_path):
+    """Keras clones a model's compilation too; a saved copy would need `cnn_l1` to load."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile(cnn_l1.HoldZeros(keras.optimizers.Adam()), "mse")
+    model.fit(np.ones((8, 4)), np.ones((8, 3)), verbose=0)
+    copy = export.plain_copy(model)
+    assert not copy.compiled
+    assert copy.optimizer is None
+    copy.save(tmp_path / "plain.keras")
+    with zipfile.ZipFile(tmp_path / "plain.keras") as archive:
+        assert b"cnn_l1" not in archive.read("config.json")
+    assert model.compiled  # the original stays as it was
