@@ -152,21 +152,13 @@ def apply_threshold(model, threshold=None, relative_threshold=None, empty_layers
         kept = ops.where(ops.abs(value) < limit, ops.zeros_like(value), value)
         before = sparsity.count_zeros(value)
         after = sparsity.count_zeros(kept)
-        if after == value_count(value) and before != after:
+        if after == math.prod(value.shape) and before != after:
             report_empty(name, empty_layers, "by the threshold")
         planned.append((variable, kept, after - before))
     # Only when every layer has passed: a refused threshold changes nothing.
     for variable, kept, _ in planned:
         variable.assign(kept)
     return sum(change for _, _, change in planned)
-
-
-def value_count(tensor):
-    """Number of values in a tensor."""
-    total = 1
-    for size in tensor.shape:
-        total *= int(size)
-    return total
 
 
 def check_empty_layers(empty_layers):

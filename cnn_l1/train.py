@@ -20,10 +20,6 @@ from cnn_l1.runs import check_output, run_folder
 from cnn_l1.silence import import_tensorflow
 
 
-class RunError(RuntimeError):
-    """A run that cannot go on."""
-
-
 def main(arguments=None):
     """Run the command line; returns the exit code.
 
@@ -89,7 +85,7 @@ def run(config, output, overwrite=False):
 
     Raises:
         ConfigError: If data, model and settings do not go together.
-        RunError: If training diverged.
+        DivergedError: If training diverged.
     """
     from cnn_l1 import data, export, models, report, sparsity
 
@@ -298,10 +294,8 @@ def make_optimizer(config, learning_rate, steps):
     """A Keras optimizer with its schedule over `steps` updates."""
     import keras
 
-    updates = max(1, steps // (config.gradient_accumulation_steps or 1))
-    if config.gradient_accumulation_steps:
-        # Keras hands a schedule the count of micro-steps, not of updates.
-        updates = max(1, steps)
+    # Keras hands a schedule the count of micro-steps, so accumulation changes nothing.
+    updates = max(1, steps)
     schedules, schedule = keras.optimizers.schedules, config.schedule
     rate = learning_rate
     if schedule.name == "cosine":
@@ -412,7 +406,7 @@ def _known_failure(error):
     from cnn_l1.callbacks import DivergedError, EmptyLayerError
     from cnn_l1.export import ExportError
 
-    if isinstance(error, (RunError, DivergedError, EmptyLayerError, ExportError)):
+    if isinstance(error, (DivergedError, EmptyLayerError, ExportError)):
         return str(error)
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if full or any(t in str(error) for t in ("No space left", "File too large", "errno = 28")):
