@@ -43,23 +43,24 @@ class SparsityMonitor(keras.callbacks.Callback):
     Args:
         per_layer: Whether to write a key for each layer. Default `True`.
         empty_layers: What to do when a layer has become all zero: `"warn"`
-            (default, once a layer), `"forbid"` (raise `EmptyLayerError`) or
-            `"ignore"`.
+            (default, once a layer) or `"forbid"` (raise `EmptyLayerError`).
+
+    Attributes:
+        counts: The last epoch's `ModelCount`; `None` before.
     """
 
     def __init__(self, per_layer=True, empty_layers="warn"):
         super().__init__()
-        if empty_layers != "ignore":
-            check_empty_layers(empty_layers)
+        check_empty_layers(empty_layers)
         self.per_layer = per_layer
         self.empty_layers = empty_layers
+        self.counts = None
         self._reported = set()
 
     def on_epoch_end(self, epoch, logs=None):
-        counts = sparsity.count(self.model)
+        self.counts = counts = sparsity.count(self.model)
         for layer in counts.layers:
-            watched = self.empty_layers != "ignore" and layer.layer not in self._reported
-            if layer.nonzero == 0 and watched:
+            if layer.nonzero == 0 and layer.layer not in self._reported:
                 self._reported.add(layer.layer)
                 report_empty(layer.layer, self.empty_layers, f"after epoch {epoch + 1}")
         if logs is None:
@@ -68,7 +69,30 @@ class SparsityMonitor(keras.callbacks.Callback):
         logs["nonzero"] = counts.nonzero
         logs["penalty"] = sparsity.penalty_value(self.model)
         if self.per_layer:
-            logs.update({f"sparsity/{layer.layer}": layer.sparsity for layer in counts.layers})
+            logs.update(layer_logs(counts))
+
+
+class LogLayers(keras.callbacks.Callback):
+    """Write what a `SparsityMonitor(per_layer=False)` counted, layer by layer.
+
+    Behind a progress bar that should show totals only.
+
+    Args:
+        monitor: The `SparsityMonitor`, earlier in the list of callbacks.
+    """
+
+    def __init__(self, monitor):
+        super().__init__()
+        self.monitor = monitor
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            logs.update(layer_logs(self.monitor.counts))
+
+
+def layer_logs(counts):
+    """`{"sparsity/<layer>": sparsity}` of a `ModelCount`."""
+    return {f"sparsity/{layer.layer}": layer.sparsity for layer in counts.layers}
 
 
 class Threshold(keras.callbacks.Callback):

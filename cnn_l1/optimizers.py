@@ -5,6 +5,9 @@ gradient clipping, weight decay, schedules, gradient accumulation, loss scaling
 and `steps_per_execution` stay the inner optimizer's own.
 """
 
+import functools
+import math
+
 import keras
 from keras import ops
 
@@ -46,6 +49,8 @@ class HoldZeros(keras.optimizers.Optimizer):
         # and here rather than in `build`, which may run inside a trace.
         self.hold_zeros = self._control("hold_zeros", float(bool(hold_zeros)))
         self._held_keys = set()
+        self._fused = {}
+        self._can_fuse = False
         self._hook()
 
     def _control(self, name, value):
@@ -78,10 +83,15 @@ class HoldZeros(keras.optimizers.Optimizer):
         def hooked(gradient, variable, learning_rate):
             if not self._acts_on(variable):
                 return update_step(gradient, variable, learning_rate)
-            # Compared now: TensorFlow's `variable` would be the updated one later.
-            was_zero = ops.equal(variable, 0)
-            update_step(gradient, variable, learning_rate)
-            return self._after_update(was_zero, variable, learning_rate)
+
+            def update(gradient, learning_rate):
+                gradient = self.transform_late(gradient, variable)
+                # Compared now: TensorFlow's `variable` would be the updated one later.
+                was_zero = ops.equal(variable, 0)
+                update_step(gradient, variable, learning_rate)
+                self._after_update(was_zero, variable, learning_rate)
+
+            return self._in_one_pass(variable, update, gradient, learning_rate)
 
         inner.update_step = hooked
 
@@ -95,15 +105,37 @@ class HoldZeros(keras.optimizers.Optimizer):
         held = ops.logical_and(was_zero, ops.greater(self.hold_zeros, 0))
         self.inner_optimizer.assign(variable, ops.where(held, 0.0, value))
 
+    def _in_one_pass(self, variable, update, gradient, learning_rate):
+        """Make an update, compiled into one loop over memory where that pays.
+
+        On a CPU every operation on a large kernel is a pass through memory. Fused,
+        Adam and the proximal step behind it cost less than Adam alone otherwise.
+        """
+        if not self._can_fuse or math.prod(variable.shape) < FUSE_FROM_WEIGHTS:
+            return update(gradient, learning_rate)
+        import tensorflow as tf
+
+        key = self.inner_optimizer._var_key(variable)
+        if key not in self._fused:
+            self._fused[key] = tf.function(update, jit_compile=True)
+        # Not `ops.convert_to_tensor`, which hands variables through.
+        gradient, learning_rate = map(tf.convert_to_tensor, (gradient, learning_rate))
+        return self._fused[key](gradient, learning_rate)
+
     def transform_update(self, variable, learning_rate):
         """What becomes of the updated value, before zeros are held."""
         return ops.convert_to_tensor(variable)
+
+    def transform_late(self, gradient, variable):
+        """What becomes of a gradient just before the update that uses it."""
+        return gradient
 
     def build(self, variables):
         if self.built:
             return
         self.inner_optimizer.build(variables)
         super().build(variables)
+        self._can_fuse = can_fuse()
         self._held_keys = {
             self.inner_optimizer._var_key(v)
             for v in variables
@@ -255,19 +287,34 @@ class Proximal(HoldZeros):
         }
 
     def transform_gradients(self, grads, trainable_variables):
-        if not self.penalty_in_loss:
+        if not self.penalty_in_loss or self._takes_out_late():
             return grads
         # The loss, and so the penalty in it, was scaled where these are set.
         scale = (self.inner_optimizer.loss_scale_factor or 1.0) / replica_count()
-        data_grads = []
-        for grad, variable in zip(grads, trainable_variables, strict=True):
-            penalty = self._penalties.get(self.inner_optimizer._var_key(variable))
-            if penalty is not None and grad is not None:
-                own = penalty.gradient(ops.convert_to_tensor(variable)) * scale
-                grad = ops.convert_to_tensor(grad)  # an embedding's may be sparse
-                grad = grad - ops.cast(own, grad.dtype)
-            data_grads.append(grad)
-        return data_grads
+        pairs = zip(grads, trainable_variables, strict=True)
+        return [self._data_gradient(grad, variable, scale) for grad, variable in pairs]
+
+    def transform_late(self, gradient, variable):
+        if not self.penalty_in_loss or not self._takes_out_late():
+            return gradient
+        return self._data_gradient(gradient, variable, 1.0)
+
+    def _takes_out_late(self):
+        """Whether the penalty's gradient can go in the fused update, not before it.
+
+        Clipping and accumulation must see the data gradient alone.
+        """
+        inner = self.inner_optimizer
+        clips = inner.clipnorm or inner.clipvalue or inner.global_clipnorm
+        return self._can_fuse and not clips and not inner.gradient_accumulation_steps
+
+    def _data_gradient(self, grad, variable, scale):
+        penalty = self._penalties.get(self.inner_optimizer._var_key(variable))
+        if penalty is None or grad is None or not penalty.in_gradient:
+            return grad
+        grad = ops.convert_to_tensor(grad)  # an embedding's may be sparse
+        own = penalty.gradient(ops.convert_to_tensor(variable)) * scale
+        return grad - ops.cast(own, grad.dtype)
 
     def transform_update(self, variable, learning_rate):
         value = ops.convert_to_tensor(variable)
@@ -283,12 +330,41 @@ class Proximal(HoldZeros):
         metric = None if self.threshold == "decoupled" else metric_of(inner)
         step = ops.cast(learning_rate, variable.dtype)
         step = step / (1.0 - float(getattr(inner, "momentum", 0.0) or 0.0))
-        return step if metric is None else step / metric(inner, variable)
+        if metric is None:
+            return step
+        correction, denominator = metric(inner, variable)
+        return step * correction / denominator  # scalars first: one division a weight
 
     def get_config(self):
         config = super().get_config()
         config.update(threshold=self.threshold, penalty_in_loss=self.penalty_in_loss)
         return config
+
+
+FUSE_FROM_WEIGHTS = 16_384  # below, a call costs more than the passes it saves
+
+
+def can_fuse():
+    """Whether single functions can be compiled by XLA here: TensorFlow, CPU, one replica."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    if tf.distribute.has_strategy() or tf.config.list_physical_devices("GPU"):
+        return False
+    return _has_xla()
+
+
+@functools.cache
+def _has_xla():
+    import tensorflow as tf
+
+    try:
+        with tf.init_scope():
+            tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(1.0))
+    except (tf.errors.OpError, ValueError):  # a build without XLA
+        return False
+    return True
 
 
 def check_inner(wrapper, inner):
@@ -325,13 +401,14 @@ def replica_count():
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-# How each optimizer divides its gradient, read from its update in Keras 3.15.
-# Each takes (optimizer, variable) after the update and returns what the step
-# `learning_rate` was divided by: a scalar or an array of the variable's shape.
+# How each optimizer divides its gradient, read from its update in Keras 3.15. Each
+# takes (optimizer, variable) after the update and returns `(correction, denominator)`:
+# the learning rate was multiplied by the first, a scalar, and divided by the second,
+# a scalar or an array of the variable's shape.
 
 
 def _sgd(inner, variable):
-    return ops.ones((), dtype=variable.dtype)
+    return 1.0, 1.0
 
 
 def _adam(inner, variable):
@@ -339,21 +416,22 @@ def _adam(inner, variable):
     velocities = inner._velocity_hats if getattr(inner, "amsgrad", False) else inner._velocities
     velocity = ops.convert_to_tensor(velocities[index])
     # Keras adds epsilon before the bias correction: (√v + ε) / √(1 − β₂ᵗ).
-    local_step = ops.cast(inner.iterations + 1, variable.dtype)
-    correction = ops.sqrt(1.0 - ops.power(ops.cast(inner.beta_2, variable.dtype), local_step))
-    return (ops.sqrt(velocity) + inner.epsilon) / correction
+    return ops.sqrt(_bias_correction(inner, variable)), ops.sqrt(velocity) + inner.epsilon
 
 
 def _nadam(inner, variable):
     velocity = ops.convert_to_tensor(inner._velocities[inner._get_variable_index(variable)])
+    return 1.0, ops.sqrt(velocity / _bias_correction(inner, variable)) + inner.epsilon
+
+
+def _bias_correction(inner, variable):
     local_step = ops.cast(inner.iterations + 1, variable.dtype)
-    correction = 1.0 - ops.power(ops.cast(inner.beta_2, variable.dtype), local_step)
-    return ops.sqrt(velocity / correction) + inner.epsilon
+    return 1.0 - ops.power(ops.cast(inner.beta_2, variable.dtype), local_step)
 
 
 def _adamax(inner, variable):
     norm = ops.convert_to_tensor(inner._u[inner._get_variable_index(variable)])
-    return norm + inner.epsilon
+    return 1.0, norm + inner.epsilon
 
 
 def _rmsprop(inner, variable):
@@ -361,12 +439,13 @@ def _rmsprop(inner, variable):
     velocity = ops.convert_to_tensor(inner._velocities[index])
     if inner.centered:
         velocity = velocity - ops.square(ops.convert_to_tensor(inner._average_gradients[index]))
-    return ops.sqrt(velocity + inner.epsilon)
+    return 1.0, ops.sqrt(velocity + inner.epsilon)
 
 
 def _adagrad(inner, variable):
     index = inner._get_variable_index(variable)
-    return ops.sqrt(ops.convert_to_tensor(inner._accumulators[index]) + inner.epsilon)
+    accumulator = ops.convert_to_tensor(inner._accumulators[index])
+    return 1.0, ops.sqrt(accumulator + inner.epsilon)
 
 
 METRICS = {

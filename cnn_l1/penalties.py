@@ -8,6 +8,8 @@ which `Proximal` takes out of the loss gradient again, and its proximal operator
 with `step` a scalar or an array of `x`'s shape (a diagonal metric).
 """
 
+import copy
+
 import keras
 from keras import ops
 
@@ -47,10 +49,23 @@ def check_strength(name, value):
 class Penalty(keras.regularizers.Regularizer):
     """Base class: a regularizer with a gradient and a proximal operator.
 
-    A subclass writes `__call__(x)` (a scalar), `gradient(x)` (of `x`'s shape;
-    what automatic differentiation of `__call__` gives), `prox(x, step)` and
-    `get_config()`.
+    A subclass writes `value(x)` (a scalar), `gradient(x)` (of `x`'s shape; what
+    automatic differentiation of `value` gives), `prox(x, step)` and `get_config()`.
+
+    Attributes:
+        in_gradient: Whether the penalty's gradient is part of the loss gradient,
+            as in plain Keras. `detach` switches it off for training under
+            `Proximal`, which would only take it out again.
     """
+
+    in_gradient = True
+
+    def __call__(self, x):
+        return self.value(x if self.in_gradient else ops.stop_gradient(x))
+
+    def value(self, x):
+        """The penalty, a scalar."""
+        raise NotImplementedError(f"{type(self).__name__}.value")
 
     def gradient(self, x):
         """The gradient that automatic differentiation gives, 0 at 0."""
@@ -79,7 +94,7 @@ class L1(Penalty):
     def __init__(self, l1_strength=1e-4):
         self.l1_strength = check_strength("l1_strength", l1_strength)
 
-    def __call__(self, x):
+    def value(self, x):
         return self.l1_strength * ops.sum(ops.abs(x))
 
     def gradient(self, x):
@@ -112,7 +127,7 @@ class L1L2(Penalty):
         self.l1_strength = check_strength("l1_strength", l1_strength)
         self.l2_strength = check_strength("l2_strength", l2_strength)
 
-    def __call__(self, x):
+    def value(self, x):
         absolute = self.l1_strength * ops.sum(ops.abs(x))
         return absolute + self.l2_strength * ops.sum(ops.square(x))
 
@@ -163,6 +178,22 @@ def attach(model, penalty, kernels_only=True):
         if chosen is not None:
             attached.append(variable.path)
     return attached
+
+
+def detach(model):
+    """Keep our penalties in a model's reported loss, but out of its gradient.
+
+    It changes nothing under `Proximal`, and saves it two passes over the weights a
+    step. Under any other optimizer the penalties then have no effect.
+
+    Args:
+        model: A built `keras.Model`.
+    """
+    for variable in model.trainable_variables:
+        if isinstance(variable.regularizer, Penalty):
+            detached = copy.copy(variable.regularizer)
+            detached.in_gradient = False
+            variable.regularizer = detached
 
 
 def is_kernel(variable):

@@ -161,7 +161,7 @@ def seed_everything(seed, dtype_policy):
 
 def sparsify(model, dataset, config, logs):
     """The stage under the penalty; returns its history, one dict an epoch."""
-    from cnn_l1 import callbacks
+    from cnn_l1 import callbacks, penalties
 
     training, thresholding = config.training, config.thresholding
     steps = dataset.train.steps_per_epoch(training.batch_size) * training.epochs
@@ -171,6 +171,7 @@ def sparsify(model, dataset, config, logs):
     if config.penalty.name == "none":
         strength = [callbacks.LogValue("l1_strength", 0.0)]
     elif training.method == "proximal":
+        penalties.detach(model)
         optimizer = callbacks.Proximal(optimizer, threshold=training.proximal_threshold)
         strength = [callbacks.StrengthRamp(training.ramp_epochs), *strength]
     if scheduled and not isinstance(optimizer, callbacks.HoldZeros):
@@ -261,11 +262,12 @@ def fit(model, optimizer, dataset, config, epochs, steering, logs, first_epoch=0
         jit_compile=training.jit_compile,
     )
     # Totals before the progress bar, so that it shows them; layers behind it.
+    monitor = callbacks.SparsityMonitor(per_layer=False, empty_layers=training.empty_layers)
     watching = [
         callbacks.StopOnNaN(),
-        callbacks.SparsityMonitor(per_layer=False, empty_layers=training.empty_layers),
+        monitor,
         keras.callbacks.ProgbarLogger(),
-        callbacks.SparsityMonitor(per_layer=True, empty_layers="ignore"),
+        callbacks.LogLayers(monitor),
     ]
     if logs is not None:
         watching.append(keras.callbacks.TensorBoard(str(logs), histogram_freq=1, write_graph=False))

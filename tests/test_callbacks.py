@@ -1,7 +1,6 @@
 """Callbacks in short runs of `fit`: what they write, what they do to the weights."""
 
 import csv
-import warnings
 
 import keras
 import numpy as np
@@ -13,6 +12,7 @@ from cnn_l1.callbacks import (
     DivergedError,
     EmptyLayerError,
     EmptyLayerWarning,
+    LogLayers,
     LogValue,
     SparsityMonitor,
     StopOnNaN,
@@ -106,13 +106,22 @@ def test_monitor_warns_once_a_layer():
     assert len([w for w in caught if w.category is EmptyLayerWarning]) == 1
 
 
-def test_monitor_forbids_or_ignores_empty_layers():
+def test_monitor_forbids_empty_layers():
     model = empty_first(make_model(HoldZeros(keras.optimizers.SGD(0.05))))
     with pytest.raises(EmptyLayerError, match=r"'first' is all zero after epoch 1.*l1_strength"):
         fit(model, SparsityMonitor(empty_layers="forbid"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", EmptyLayerWarning)
-        fit(model, SparsityMonitor(empty_layers="ignore"))
+
+
+def test_log_layers_writes_what_the_monitor_counted():
+    model = make_model(HoldZeros(keras.optimizers.SGD(0.05)))
+    monitor = SparsityMonitor(per_layer=False)
+    history = fit(model, monitor, LogLayers(monitor)).history
+    together = fit(model, SparsityMonitor()).history
+    per_layer = [key for key in together if key.startswith("sparsity/")]
+    assert per_layer
+    assert set(per_layer) < set(history)
+    for layer in monitor.counts.layers:
+        assert history[f"sparsity/{layer.layer}"][-1] == layer.sparsity
 
 
 @pytest.mark.parametrize("make", [SparsityMonitor, lambda **s: Threshold(0.1, **s)])

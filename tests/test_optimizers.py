@@ -7,7 +7,7 @@ import tensorflow as tf
 from sklearn.linear_model import Lasso
 
 from cnn_l1.optimizers import METRICS, HoldZeros, Proximal, metric_of
-from cnn_l1.penalties import L1, L1L2, attach
+from cnn_l1.penalties import L1, L1L2, attach, detach
 from cnn_l1.sparsity import count
 
 optimizers = keras.optimizers
@@ -694,3 +694,56 @@ def test_apply_without_variables_when_built():
     optimizer.build([variable])
     optimizer.apply([tf.constant([1.0])])
     assert variable.numpy()[0] == 0.5
+
+
+# --- One pass over memory -------------------------------------------------------
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "RMSprop", "Lion"])
+def test_fused_update_is_the_update(optimizer, clip, monkeypatch):
+    """Large kernels are updated by one compiled loop; it must change nothing."""
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(64, 8)).astype("float32"), rng.normal(size=(64, 4)).astype("float32")
+    fused_calls = []
+
+    def train(fuse_from_weights):
+        monkeypatch.setattr("cnn_l1.optimizers.FUSE_FROM_WEIGHTS", fuse_from_weights)
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        attach(model, L1(2e-2))
+        schedule = optimizers.schedules.CosineDecay(2e-2, 20)
+        proximal = Proximal(vars(optimizers)[optimizer](schedule, clipnorm=clip), hold_zeros=True)
+        model.compile(proximal, "mse", steps_per_execution=2)
+        model.fit(x, y, batch_size=16, epochs=5, shuffle=False, verbose=0)
+        fused_calls.append(len(proximal._fused))
+        return [np.asarray(w) for w in model.get_weights()]
+
+    apart, together = train(10**9), train(1)
+    assert fused_calls == [0, 1]  # the kernel; the bias has no penalty
+    assert np.count_nonzero(apart[0] == 0) > 0
+    for one, other in zip(apart, together, strict=True):
+        # XLA may fuse a product and a sum into one rounding: a few float32 ulps a step.
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-6)
+        assert np.array_equal(one == 0, other == 0)
+
+
+def test_detached_penalties_train_alike_and_stay_in_the_loss():
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(64, 8)).astype("float32"), rng.normal(size=(64, 4)).astype("float32")
+
+    def train(detached):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        attach(model, L1(2e-2))
+        if detached:
+            detach(model)
+        model.compile(Proximal(optimizers.Adam(1e-2)), "mse")
+        losses = model.fit(x, y, batch_size=16, epochs=5, shuffle=False, verbose=0).history["loss"]
+        return losses, model.get_weights()
+
+    usual, detached = train(False), train(True)
+    # Adding the penalty's gradient and taking it out again rounds: float32 ulps a step.
+    np.testing.assert_allclose(usual[0], detached[0], rtol=1e-5)
+    for one, other in zip(usual[1], detached[1], strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-6)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cnn_l1.penalties import L1, L1L2, Penalty, attach, is_kernel, soft_threshold
+from cnn_l1.penalties import L1, L1L2, Penalty, attach, detach, is_kernel, soft_threshold
 
 X = np.array([-2.5, -0.75, -0.5, -0.25, 0.0, 0.125, 0.5, 0.75, 3.0])
 
@@ -225,3 +225,17 @@ def test_is_kernel():
     }
     # A bias with two axes is still a bias (EinsumDense has them).
     assert not is_kernel(keras.Variable(np.zeros((2, 2)), name="bias"))
+
+
+def test_detach_takes_the_gradient_out_and_leaves_the_value():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    shared = L1L2(0.5, 0.25)
+    attach(model, shared)
+    kernel = model.trainable_variables[0]
+    before = float(kernel.regularizer(kernel))
+    detach(model)
+    with tf.GradientTape() as tape:
+        value = sum(model.losses)
+    assert float(value) == before
+    assert tape.gradient(value, kernel.value) is None
+    assert shared.in_gradient
