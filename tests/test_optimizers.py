@@ -711,7 +711,7 @@ def test_fused_update_is_the_update(optimizer, clip, monkeypatch):
         monkeypatch.setattr("cnn_l1.optimizers.FUSE_FROM_WEIGHTS", fuse_from_weights)
         keras.utils.set_random_seed(1)
         model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
-        attach(model, L1(2e-2))
+        attach(model, L1(0.3))
         schedule = optimizers.schedules.CosineDecay(2e-2, 20)
         proximal = Proximal(vars(optimizers)[optimizer](schedule, clipnorm=clip), hold_zeros=True)
         model.compile(proximal, "mse", steps_per_execution=2)
