@@ -96,3 +96,39 @@ def print_files(files, console=None):
             f"{file.latency_p90_ms:.4f}" if timed else "",
         )
     (console or _console()).print(table)
+
+
+def shrink_table(plan):
+    """A `ShrinkPlan` as text: channels, multiply-adds and parameters, layer by layer."""
+    table = Table(title="Channels", title_justify="left")
+    table.add_column("layer")
+    for heading in ("channels", "multiply-adds", "parameters"):
+        table.add_column(heading, justify="right")
+    table.add_column("held back")
+    for layer in plan.layers:
+        macs = _change(layer.macs_before, layer.macs_after) if layer.macs_before else ""
+        table.add_row(
+            layer.name,
+            _change(layer.channels_before, layer.channels_after),
+            macs if plan.macs_known else "unknown",
+            _change(layer.parameters_before, layer.parameters_after),
+            layer.held_back,
+        )
+    table.add_section()
+    total = _change(plan.macs_before, plan.macs_after) if plan.macs_known else "unknown"
+    parameters = _change(plan.parameters_before, plan.parameters_after)
+    table.add_row("all", "", total, parameters, "")
+    size = _change(4 * plan.parameters_before, 4 * plan.parameters_after)
+    table.add_row("float32 bytes", "", "", size, "")
+    console = _console()
+    with console.capture() as capture:
+        console.print(table)
+        if not plan.macs_known:
+            console.print("Multiply-adds are unknown: the model's input size is open.")
+        for name in plan.unsupported:
+            console.print(f"Kept as it is, for its kind is not supported: {name}")
+    return capture.get().rstrip("\n")
+
+
+def _change(before, after):
+    return f"{before:,}" if before == after else f"{before:,} → {after:,}"

@@ -1,0 +1,606 @@
+"""Physical channel removal: smaller shapes, the same output.
+
+    python -m cnn_l1.shrink MODEL.keras --output SMALL.keras
+
+`plan_shrink` finds every channel that the output does not depend on; `apply_shrink`
+builds a plain Keras model without them. A channel goes if nobody reads it, or if it
+is a constant that its readers can take into their biases exactly.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+import zlib
+from typing import Any
+
+from cnn_l1.config import ConfigError
+from cnn_l1.silence import import_tensorflow
+
+
+class ShrinkError(ValueError):
+    """A model that cannot be shrunk, or a plan that is not its own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerPlan:
+    """What becomes of one layer with weights.
+
+    Attributes:
+        name: The layer.
+        kind: Its class.
+        channels_before, channels_after: Output channels; 0 after if it vanishes.
+        macs_before, macs_after: Multiply-adds of one sample.
+        parameters_before, parameters_after: All weights, moving statistics included.
+        held_back: Why channels stay whose weights are all zero, or `""`.
+    """
+
+    name: str
+    kind: str
+    channels_before: int
+    channels_after: int
+    macs_before: int
+    macs_after: int
+    parameters_before: int
+    parameters_after: int
+    held_back: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ShrinkPlan:
+    """What `apply_shrink` will do to a model; `print` it to read it.
+
+    Attributes:
+        layers: One `LayerPlan` a layer with weights, in the model's order.
+        unsupported: Layers of a kind that is not supported, by name and kind.
+        macs_known: Whether image sizes are fixed, so that MACs could be counted.
+    """
+
+    layers: tuple[LayerPlan, ...]
+    unsupported: tuple[str, ...]
+    macs_known: bool
+    _analysis: Any = dataclasses.field(repr=False)
+    _live: Any = dataclasses.field(repr=False)
+    _vanished: Any = dataclasses.field(repr=False)
+    _fingerprint: tuple = dataclasses.field(repr=False)
+
+    @property
+    def macs_before(self):
+        return sum(layer.macs_before for layer in self.layers)
+
+    @property
+    def macs_after(self):
+        return sum(layer.macs_after for layer in self.layers)
+
+    @property
+    def parameters_before(self):
+        return sum(layer.parameters_before for layer in self.layers)
+
+    @property
+    def parameters_after(self):
+        return sum(layer.parameters_after for layer in self.layers)
+
+    @property
+    def removes_anything(self):
+        return any(layer.channels_after < layer.channels_before for layer in self.layers)
+
+    def __str__(self):
+        from cnn_l1.report import shrink_table
+
+        return shrink_table(self)
+
+
+def plan_shrink(model, round_to=1, allow_empty=False):
+    """Find the channels that can go without a change to the output.
+
+    A channel can go if every layer that reads it either has only zeros for it, or
+    can take it into its bias: a constant, in front of a dense layer or of a
+    convolution without padding; a zero, in front of any.
+
+    Args:
+        model: A built Functional or Sequential `keras.Model`. It is not changed.
+        round_to: Channel counts stay multiples of this, or as they were. Default 1.
+        allow_empty: Whether a branch without any channel left may vanish from a
+            concatenation. Default `False`: one channel stays. (A branch that adds
+            only zeros to a sum is left out in any case.)
+
+    Returns:
+        A `ShrinkPlan`.
+
+    Raises:
+        ShrinkError: If the model's layers form no graph, or it is not built.
+        ValueError: If `round_to` is not a whole number from 1.
+    """
+    from cnn_l1 import coupling, graph
+
+    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+        raise ValueError(
+            f"`round_to` must be a whole number, 1 or more. Received: round_to={round_to!r}"
+        )
+    try:
+        analysis = coupling.analyse(model)
+    except graph.GraphError as error:
+        raise ShrinkError(str(error)) from None
+    liveness = _Liveness(analysis)
+    liveness.settle(round_to, allow_empty)
+    layers, macs_known = _layer_plans(analysis, liveness)
+    return ShrinkPlan(
+        layers=layers,
+        unsupported=tuple(analysis.unsupported),
+        macs_known=macs_known,
+        _analysis=analysis,
+        _live=liveness.live,
+        _vanished=liveness.vanished,
+        _fingerprint=fingerprint(model),
+    )
+
+
+def apply_shrink(model, plan):
+    """Build the smaller model that a plan describes.
+
+    Args:
+        model: The model that was planned, its weights unchanged since.
+        plan: The `ShrinkPlan`.
+
+    Returns:
+        A new Functional `keras.Model`, uncompiled, nested models opened. For every
+        input it gives what `model` gives, up to the rounding of sums in float32.
+
+    Raises:
+        ShrinkError: If the plan was made for another model or other weights, or a
+            layer cannot be made anew from its config.
+    """
+    import keras
+
+    if fingerprint(model) != plan._fingerprint:
+        raise ShrinkError(
+            "Expected the model that was planned, with the same layers and weights. Received: "
+            f"{model.name!r}, which differs. Call plan_shrink on it again."
+        )
+    analysis = plan._analysis
+    tensors = {}
+    for value in analysis.graph.inputs:
+        tensor = value.tensor
+        tensors[value] = keras.Input(batch_shape=value.shape, dtype=tensor.dtype, name=tensor.name)
+    inputs = list(tensors.values())
+    builder = _Builder(analysis, plan._live)
+    for call in analysis.needed_calls():
+        if any(value in plan._vanished for value in call.outputs):
+            continue
+        read = analysis.inputs_left(call)
+        left = [value for value in read if value not in plan._vanished]
+        if len(left) == 1 and len(call.inputs) > 1:
+            made = tensors[left[0]]  # of a concatenation, one branch
+        elif len(left) < len(call.inputs):
+            made = builder.operation(call)([tensors[value] for value in left])
+        else:
+            resolved = {value: tensors[analysis.resolve(value)] for value in call.inputs}
+            args, kwargs = call.arguments(resolved)
+            made = builder.operation(call)(*args, **kwargs)
+        for value, tensor in zip(call.outputs, keras.tree.flatten(made), strict=True):
+            tensors[value] = tensor
+        builder.fill(call)
+    outputs = [tensors[analysis.resolve(value)] for value in analysis.graph.outputs]
+    pack_inputs, pack_outputs = analysis.graph.pack_inputs, analysis.graph.pack_outputs
+    return keras.Model(pack_inputs(inputs), pack_outputs(outputs), name=model.name)
+
+
+def fingerprint(model):
+    """What a plan depends on: the layers' names and every weight."""
+    import numpy as np
+
+    crc = 0
+    for variable in model.weights:
+        crc = zlib.crc32(np.asarray(variable).tobytes(), crc)
+    return tuple(layer.name for layer in model.layers), crc
+
+
+class _Liveness:
+    """The labels that the outputs depend on, and why they stay."""
+
+    def __init__(self, analysis):
+        import numpy as np
+
+        self.analysis = analysis
+        self.calls = analysis.needed_calls()
+        self.live = np.zeros(analysis.count, bool)
+        self.reasons: dict[int, str] = {}
+        self.vanished: set = set()
+        for labels, reason in analysis.pins:
+            self.mark(labels, reason)
+        self.readers = self._readers()
+
+    def mark(self, labels, reason):
+        for label in labels[~self.live[labels]]:
+            self.reasons.setdefault(int(label), reason)
+        self.live[labels] = True
+
+    def _readers(self):
+        """`(call, read labels, own labels, needs, blocked)` of each reading layer.
+
+        `needs[i, o]`: output `o` depends on input `i`, which cannot be folded.
+        """
+        import numpy as np
+
+        from cnn_l1 import coupling
+
+        analysis = self.analysis
+        by_layer: dict[int, list] = {}
+        for call in self.calls:
+            rule = analysis.rules[call]
+            if rule is not None and rule.reads and coupling.has_labels(analysis, call):
+                by_layer.setdefault(id(call.operation), []).append(call)
+        readers = []
+        for calls in by_layer.values():
+            call, layer = calls[0], calls[0].operation
+            rule = analysis.rules[call]
+            read, own = (analysis.layer_labels[id(layer), role] for role in ("read", "own"))
+            table = rule.table(layer)
+            constants = folded_constants(analysis, calls)
+            folds = rule.foldable(layer, constants)
+            needs = (table != 0) & ~folds[:, None]
+            blocked = np.isfinite(constants) & ~folds
+            readers.append((call, read, own, needs, blocked))
+        return readers[::-1]  # from the outputs backwards
+
+    def spread(self):
+        """Mark all that live channels read, until nothing is new."""
+        counted: dict[int, int] = {}
+        changed = True
+        while changed:
+            changed = False
+            for position, (call, read, own, needs, blocked) in enumerate(self.readers):
+                alive = self.live[own]
+                if counted.get(position) == alive.sum():
+                    continue
+                counted[position] = alive.sum()
+                needed = needs[:, alive].any(axis=1)
+                new = needed & ~self.live[read]
+                if new.any():
+                    changed = True
+                    pads = f"a constant that {call.name}, which pads, cannot take into its bias"
+                    self.mark(read[new & blocked], pads)
+                    self.mark(read[new & ~blocked], "")
+
+    def settle(self, round_to, allow_empty):
+        """Spread, then keep what must stay for other reasons than being read."""
+        self.spread()
+        while True:
+            self.vanished = self._vanishing() if allow_empty else set()
+            if not (self._keep_one() or self._round(round_to)):
+                return
+            self.spread()
+
+    def _own(self):
+        """`(call, own labels)` of needed layers that make channels."""
+        for call, _, own, _, _ in self.readers:
+            if call.outputs[0] not in self.vanished:
+                yield call, own
+
+    def _keep_one(self):
+        """Keep one channel of a layer that has none left; whether there was one."""
+        for call, own in self._own():
+            if not self.live[own].any():
+                self.mark(self._cheapest(call, own)[:1], "the last channel of a layer stays")
+                return True
+        return False
+
+    def _round(self, round_to):
+        added = False
+        for call, own in self._own():
+            distinct = sorted(set(own.tolist()))
+            alive = [label for label in distinct if self.live[label]]
+            # A label may stand for several channels of the layer: count channels.
+            while int(self.live[own].sum()) % round_to and len(alive) < len(distinct):
+                chosen = self._cheapest(call, own)[:1]
+                self.mark(chosen, f"channel counts stay multiples of {round_to}")
+                alive.append(int(chosen[0]))
+                added = True
+        return added
+
+    def _cheapest(self, call, own):
+        """Labels that are gone, those first that read nothing themselves."""
+        import numpy as np
+
+        gone = ~self.live[own]
+        reads = next(needs for c, _, _, needs, _ in self.readers if c is call).any(axis=0)
+        order = np.argsort(reads[gone], kind="stable")
+        return own[gone][order]
+
+    def _vanishing(self):
+        """Values without a channel that only concatenations read, which drop them."""
+        from keras import layers
+
+        vanished: set = set()
+        analysis = self.analysis
+        outputs = {analysis.resolve(value) for value in analysis.graph.outputs}
+        readers: dict = {}
+        for call in self.calls:
+            for value in analysis.inputs_left(call):
+                readers.setdefault(value, []).append(call)
+
+        def empty(value):
+            return not self.live[analysis.labels[value]].any()
+
+        for call in reversed(self.calls):
+            value = call.outputs[0]
+            if len(call.outputs) > 1 or not empty(value) or value in outputs:
+                continue
+            if all(
+                reader.outputs[0] in vanished
+                or (type(reader.operation) is layers.Concatenate and not empty(reader.outputs[0]))
+                for reader in readers.get(value, ())
+            ):
+                vanished.add(value)
+        return vanished
+
+
+def folded_constants(analysis, calls):
+    """The constant that each input channel of a layer has in all of its calls."""
+    import numpy as np
+
+    rule, constants = analysis.rules[calls[0]], None
+    for call in calls:
+        value = call.inputs[0]
+        found = analysis.constants_along(value, rule.axis(call.operation, value))
+        if constants is None:
+            constants = found
+        constants = np.where(constants == found, constants, np.nan)
+    return constants
+
+
+class _Builder:
+    """Makes each layer once, at its new size, and fills in its weights."""
+
+    def __init__(self, analysis, live):
+        self.analysis, self.live = analysis, live
+        self.made = {}
+        self.filled = set()
+        self.calls: dict[int, list] = {}
+        for call in analysis.needed_calls():
+            self.calls.setdefault(id(call.operation), []).append(call)
+
+    def kept(self, labels):
+        return self.live[labels]
+
+    def operation(self, call):
+        from cnn_l1 import graph
+
+        key = id(call.operation)
+        if key not in self.made:
+            changes = config_changes(self.analysis, call, self.kept)
+            bias = added_bias(self.analysis, self.calls[key], self.kept)
+            if bias is not None and bias.any() and not call.operation.use_bias:
+                changes["use_bias"] = True
+            try:
+                self.made[key] = graph.copy_operation(call.operation, call.name, **changes)
+            except (TypeError, NotImplementedError) as error:
+                raise ShrinkError(
+                    f"{call.name}: expected a layer that its config can make anew. "
+                    f"Received: {call.kind}, which cannot ({error})"
+                ) from None
+        return self.made[key]
+
+    def fill(self, call):
+        """Give a layer that was just built its weights."""
+        import numpy as np
+
+        key = id(call.operation)
+        if key in self.filled or not getattr(call.operation, "weights", None):
+            return
+        self.filled.add(key)
+        new = self.made[key]
+        values = {id(v): np.asarray(v) for v in call.operation.weights}
+        for part in self.analysis.slices(call) if labelled(self.analysis, call) else []:
+            chosen = np.flatnonzero(self.kept(part.labels))
+            values[id(part.variable)] = np.take(values[id(part.variable)], chosen, part.axis)
+        by_name = {v.name: values[id(v)] for v in call.operation.weights}
+        bias = added_bias(self.analysis, self.calls[key], self.kept)
+        if bias is not None and bias.any():
+            by_name["bias"] = by_name.get("bias", 0.0) + bias
+        if len(by_name) < len(call.operation.weights):
+            # Names repeat inside layers of layers; their shapes are as they were.
+            new.set_weights(call.operation.get_weights())
+            return
+        for variable in new.weights:
+            variable.assign(by_name[variable.name])
+
+
+def labelled(analysis, call):
+    from cnn_l1 import coupling
+
+    return coupling.has_labels(analysis, call)
+
+
+def config_changes(analysis, call, kept):
+    """Changes to a layer's config for the channels that stay."""
+    import numpy as np
+    from keras import layers
+
+    rule = analysis.rules[call]
+    if rule is None:
+        return {}
+    if not labelled(analysis, call):
+        return (
+            rule.config(analysis, call, kept) if isinstance(call.operation, layers.Reshape) else {}
+        )
+    whole = all(np.all(kept(part.labels)) for part in analysis.slices(call))
+    own = analysis.layer_labels[id(call.operation), "own"]
+    return {} if whole and np.all(kept(own)) else rule.config(analysis, call, kept)
+
+
+def added_bias(analysis, calls, kept):
+    """What removed constant inputs add to a layer's output, or `None`."""
+    import numpy as np
+
+    call = calls[0]
+    rule = analysis.rules[call]
+    if rule is None or not rule.reads or not labelled(analysis, call):
+        return None
+    read, own = (analysis.layer_labels[id(call.operation), role] for role in ("read", "own"))
+    gone, stays = ~kept(read), kept(own)
+    constants = np.nan_to_num(folded_constants(analysis, calls)[gone], nan=0.0)
+    if not constants.any():
+        return np.zeros(int(stays.sum()))
+    return constants @ rule.table(call.operation)[gone][:, stays]
+
+
+def _layer_plans(analysis, liveness):
+    """The `LayerPlan`s of all layers with weights, and whether MACs are known."""
+    from cnn_l1 import macs
+
+    builder = _Builder(analysis, liveness.live)
+    entries: dict[int, dict] = {}
+    macs_known = True
+    for call in analysis.graph.calls:
+        layer = call.operation
+        if not getattr(layer, "weights", None):
+            continue
+        gone = id(layer) not in builder.calls or call.outputs[0] in liveness.vanished
+        shapes = _new_shapes(analysis, call, builder)
+        target = call.outputs[0]
+        labels = analysis.labels[target]
+        if labelled(analysis, call):
+            labels = analysis.layer_labels[id(layer), "own"]
+        if id(layer) not in entries:
+            added = 0
+            bias = None if gone else added_bias(analysis, builder.calls[id(layer)], builder.kept)
+            if bias is not None and bias.any() and not layer.use_bias:
+                added = len(bias)
+            entries[id(layer)] = {
+                "name": call.name,
+                "kind": call.kind,
+                "channels_before": len(labels),
+                "channels_after": 0 if gone else int(liveness.live[labels].sum()),
+                "macs_before": 0,
+                "macs_after": 0,
+                "parameters_before": sum(_size(v.shape) for v in layer.weights),
+                "parameters_after": 0 if gone else sum(map(_size, shapes.values())) + added,
+                "held_back": "" if gone else _held_back(analysis, call, liveness),
+            }
+        entry = entries[id(layer)]
+        kernels = {name: _size(shape) for name, shape in shapes.items() if len(shape) > 1}
+        try:
+            entry["macs_before"] += macs.call_macs(call, macs.kernel_sizes(layer))
+            if call in liveness.calls and not gone:
+                entry["macs_after"] += macs.call_macs(call, kernels)
+        except ValueError:
+            macs_known = False
+    return tuple(LayerPlan(**entry) for entry in entries.values()), macs_known
+
+
+def _size(shape):
+    import math
+
+    return math.prod(shape)
+
+
+def _new_shapes(analysis, call, builder):
+    """The shapes of a layer's weights once channels are gone, by position and name."""
+    shapes = {id(v): list(v.shape) for v in call.operation.weights}
+    for part in analysis.slices(call) if labelled(analysis, call) else []:
+        shapes[id(part.variable)][part.axis] = int(builder.kept(part.labels).sum())
+    named = enumerate(call.operation.weights)
+    return {f"{i} {v.name}": tuple(shapes[id(v)]) for i, v in named}
+
+
+def _held_back(analysis, call, liveness):
+    """Why channels of a layer stay although its weights for them are all zero."""
+    rule = analysis.rules[call]
+    if rule is None:
+        return "not supported"
+    if not labelled(analysis, call) or not hasattr(rule, "table"):
+        return ""
+    own = analysis.layer_labels[id(call.operation), "own"]
+    empty = ~(rule.table(call.operation) != 0).any(axis=0)
+    reasons: dict[str, int] = {}
+    for label in own[empty & liveness.live[own]]:
+        reason = liveness.reasons.get(int(label), "") or "goes with channels that are not zero"
+        reasons[reason] = reasons.get(reason, 0) + 1
+    return "; ".join(f"{count} zero: {reason}" for reason, count in reasons.items())
+
+
+def main(arguments=None):
+    """Run the command line; returns the exit code: 0 done, 1 failed, 2 bad flag or file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cnn_l1.shrink",
+        description="Take the channels out of a saved Keras model that carry nothing.",
+    )
+    parser.add_argument("model", metavar="MODEL.keras", help="a saved Keras model with zeros")
+    parser.add_argument("--output", metavar="SMALL.keras", help="where to write the smaller one")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, and stop")
+    parser.add_argument(
+        "--round-to", type=int, default=1, metavar="N", help="keep channel counts multiples of N"
+    )
+    parser.add_argument(
+        "--allow-empty", action="store_true", help="let an empty branch of a concatenation go"
+    )
+    flags = parser.parse_args(arguments)
+    try:
+        source, target = _check_flags(flags)
+        import_tensorflow()
+        model = _load(source)
+        plan = plan_shrink(model, flags.round_to, flags.allow_empty)
+        print(plan)
+        if target is not None:
+            write_atomically(apply_shrink(model, plan), target)
+            print(f"Wrote {target}")
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ShrinkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _check_flags(flags):
+    source = pathlib.Path(flags.model)
+    if not source.is_file():
+        raise ConfigError(f"MODEL.keras: expected a file. Received: {source}, which is none")
+    if flags.round_to < 1:
+        raise ConfigError(f"--round-to: expected 1 or more. Received: {flags.round_to}")
+    if flags.dry_run:
+        return source, None
+    if flags.output is None:
+        raise ConfigError("--output: expected where to write, or --dry-run. Received: neither")
+    target = pathlib.Path(flags.output)
+    if target.suffix != ".keras":
+        raise ConfigError(f"--output: expected a name that ends in .keras. Received: {target}")
+    if not target.parent.is_dir():
+        raise ConfigError(f"--output: expected a folder that is there. Received: {target.parent}")
+    if target.exists() and not flags.overwrite:
+        raise ConfigError(
+            f"--output: expected a new file. Received: {target}, which is there; "
+            "--overwrite replaces it."
+        )
+    return source, target
+
+
+def _load(path):
+    import keras
+
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:  # Keras raises many kinds for a file that it cannot read
+        reason = " ".join(str(error).split())[:200]
+        raise ShrinkError(
+            f"{path}: expected a saved Keras model that loads. Received: {reason}"
+        ) from None
+
+
+def write_atomically(model, path):
+    """Save a model so that a file is there only when it is whole."""
+    partial = path.with_name(f".{path.stem}.partial.keras")
+    try:
+        model.save(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise ShrinkError(f"--output: expected room to write {path}. Received: {error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
