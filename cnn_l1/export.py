@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from cnn_l1 import sparsity
+from cnn_l1.graph import settle
 from cnn_l1.penalties import PACKAGE
 from cnn_l1.silence import silenced
 
@@ -45,6 +46,7 @@ def plain_copy(model, drop_layers=(), batch_size=None):
 
     copy = _clone(model, clone, call if drop_layers else None)
     copy.set_weights(model.get_weights())
+    settle(copy)
     # Keras compiles a clone like its model: with our optimizer, and its state saved.
     copy.optimizer, copy.compiled, copy._compile_config = None, False, None
     if batch_size is None:

@@ -35,6 +35,7 @@ class Call:
         outputs: `Value`s it makes.
         arguments: From a mapping `Value -> tensor` to `(args, kwargs)`.
         name: Name of the operation, unique in the graph, one for all calls.
+        training: Whether the layer is told to act as in training, always.
     """
 
     operation: Any
@@ -42,6 +43,7 @@ class Call:
     outputs: tuple[Value, ...]
     arguments: Callable[[dict[Value, Any]], tuple[tuple, dict]]
     name: str
+    training: bool = False
 
     @property
     def kind(self):
@@ -80,6 +82,7 @@ def read_graph(model):
             f"graph. Received: {getattr(model, 'name', model)!r} of type {type(model).__name__}"
         )
     reader = _Reader()
+    reader.taken.update(input_name(tensor) for tensor in functional._inputs)
     inputs = tuple(reader.value(tensor) for tensor in functional._inputs)
     seen = dict(zip(map(id, functional._inputs), inputs, strict=True))
     outputs = reader.read(functional, seen, prefix="", training=None)
@@ -140,6 +143,7 @@ class _Reader:
                     outputs=tuple(outputs),
                     arguments=_arguments(node, given, operation, training),
                     name=self._name(operation, prefix),
+                    training=bool(_told_training(node, operation, training)),
                 )
             )
         for tensor, value in zip(node.outputs, outputs, strict=True):
@@ -160,6 +164,12 @@ class _Reader:
         return self.names[id(operation)]
 
 
+def _told_training(node, operation, training):
+    if not getattr(operation, "_call_has_training_arg", False):
+        return False
+    return node.arguments.kwargs.get("training", training)
+
+
 def _arguments(node, given, operation, training):
     def arguments(tensors):
         args, kwargs = node.arguments.fill_in(
@@ -172,10 +182,28 @@ def _arguments(node, given, operation, training):
     return arguments
 
 
+def input_name(tensor):
+    """The name of an input, which its layer has; its tensor may have another."""
+    return tensor._keras_history.operation.name
+
+
+def new_input(value):
+    """A new `keras.Input` like an input of the graph."""
+    tensor = value.tensor
+    return keras.Input(batch_shape=value.shape, dtype=tensor.dtype, name=input_name(tensor))
+
+
 def copy_operation(operation, name, **changes):
     """A new layer or operation like another, with parts of its config changed."""
-    if not isinstance(operation, keras.Layer):
-        return type(operation).from_config(operation.get_config())
     config = operation.get_config()
     config.update(changes, name=name)
     return type(operation).from_config(config)
+
+
+def settle(layer):
+    """Let a layer take over weights that were just assigned to it."""
+    if isinstance(layer, keras.Model):
+        for inner in layer.layers:
+            settle(inner)
+    elif isinstance(layer, keras.layers.Normalization):
+        layer.finalize_state()  # its mean is no weight, but computed from some

@@ -512,3 +512,11 @@ def test_plain_copy_of_a_compiled_model_leaves_the_optimizer_out(tmp_path):
     with zipfile.ZipFile(tmp_path / "plain.keras") as archive:
         assert b"cnn_l1" not in archive.read("config.json")
     assert model.compiled  # the original stays as it was
+
+
+def test_plain_copy_keeps_an_adapted_normalization():
+    normalization = keras.layers.Normalization()
+    normalization.adapt(np.array([[1.0, 10.0], [3.0, 30.0]]))
+    model = keras.Sequential([keras.Input((2,)), normalization, keras.layers.Dense(1)])
+    x = np.array([[2.0, 5.0]], "float32")
+    assert np.array_equal(export.plain_copy(model)(x), model(x))
