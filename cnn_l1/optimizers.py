@@ -91,7 +91,8 @@ class HoldZeros(keras.optimizers.Optimizer):
                 update_step(gradient, variable, learning_rate)
                 self._after_update(was_zero, variable, learning_rate)
 
-            return self._in_one_pass(variable, update, gradient, learning_rate)
+            key, weights = inner._var_key(variable), math.prod(variable.shape)
+            return self._in_one_pass(key, weights, update, gradient, learning_rate)
 
         inner.update_step = hooked
 
@@ -105,22 +106,20 @@ class HoldZeros(keras.optimizers.Optimizer):
         held = ops.logical_and(was_zero, ops.greater(self.hold_zeros, 0))
         self.inner_optimizer.assign(variable, ops.where(held, 0.0, value))
 
-    def _in_one_pass(self, variable, update, gradient, learning_rate):
+    def _in_one_pass(self, key, weights, update, *arguments):
         """Make an update, compiled into one loop over memory where that pays.
 
         On a CPU every operation on a large kernel is a pass through memory. Fused,
         Adam and the proximal step behind it cost less than Adam alone otherwise.
         """
-        if not self._can_fuse or math.prod(variable.shape) < FUSE_FROM_WEIGHTS:
-            return update(gradient, learning_rate)
+        if not self._can_fuse or weights < FUSE_FROM_WEIGHTS:
+            return update(*arguments)
         import tensorflow as tf
 
-        key = self.inner_optimizer._var_key(variable)
         if key not in self._fused:
             self._fused[key] = tf.function(update, jit_compile=True)
         # Not `ops.convert_to_tensor`, which hands variables through.
-        gradient, learning_rate = map(tf.convert_to_tensor, (gradient, learning_rate))
-        return self._fused[key](gradient, learning_rate)
+        return self._fused[key](*map(tf.convert_to_tensor, arguments))
 
     def transform_update(self, variable, learning_rate):
         """What becomes of the updated value, before zeros are held."""
@@ -211,7 +210,8 @@ class Proximal(HoldZeros):
         w ← prox of (strength_scale · penalty), with the update's own step
 
     The penalty stays in the reported loss; its gradient is taken out again
-    before the inner optimizer sees it.
+    before the inner optimizer sees it. Penalties over several variables
+    (`attach_groups`) act once all of these are updated, with the step of each.
 
     **Step.** With `threshold="scaled"` the step is the inner optimizer's own,
     element by element: `η / (1 − momentum)` for SGD, `η / (√v̂ + ε)` for Adam,
@@ -226,7 +226,9 @@ class Proximal(HoldZeros):
     `1 / (1 − momentum)` belongs to it: at rest the momentum carries
     `−η∇ / (1 − momentum)` each step. A decoupled step around Adam stands still
     at `0 ∈ ∇data_loss(w) / (√v̂ + ε) + ∂penalty(w)` instead: a problem whose
-    strength is scaled, weight by weight, by the size of past gradients.
+    strength is scaled, weight by weight, by the size of past gradients. The norm in
+    `GroupL1` and `CoupledGroupL1` takes one step a group: exact for SGD, and for the
+    others what `GroupL1` says.
 
     Args:
         inner_optimizer: Any `keras.optimizers.Optimizer`, not yet built and
@@ -247,7 +249,9 @@ class Proximal(HoldZeros):
 
     Raises:
         ValueError: If an argument is not one of the above, or `"scaled"` is
-            asked for around an optimizer whose metric is not known.
+            asked for around an optimizer whose metric is not known; on use, if a
+            penalty over several variables meets not all of them, or more than one
+            replica.
     """
 
     def __init__(
@@ -275,6 +279,18 @@ class Proximal(HoldZeros):
         self.penalty_in_loss = bool(penalty_in_loss)
         self.strength_scale = self._control("strength_scale", 1.0)
         self._penalties = {}
+        self._groups: tuple = ()
+
+    def _hook(self):
+        super()._hook()
+        inner = self.inner_optimizer
+        update_all = inner._backend_update_step  # once an update, after accumulation
+
+        def hooked(grads, trainable_variables, learning_rate):
+            update_all(grads, trainable_variables, learning_rate)
+            self._shrink_groups(trainable_variables, learning_rate)
+
+        inner._backend_update_step = hooked
 
     def build(self, variables):
         if self.built:
@@ -285,14 +301,42 @@ class Proximal(HoldZeros):
             for v in variables
             if isinstance(v.regularizer, Penalty)
         }
+        shared = [group for penalty in self._penalties.values() for group in penalty.groups]
+        self._groups = tuple(dict.fromkeys(shared))
+        for group in self._groups:
+            apart = [v.path for v in group.variables if group not in self._groups_of(v)]
+            if apart:
+                raise ValueError(
+                    "Proximal expects to train all variables of a channel group, each with the "
+                    f"penalty that `attach_groups` gave it. Received: {group.name!r} without "
+                    f"{', '.join(apart)}"
+                )
+
+    def _groups_of(self, variable):
+        penalty = self._penalties.get(self.inner_optimizer._var_key(variable))
+        return () if penalty is None else penalty.groups
 
     def transform_gradients(self, grads, trainable_variables):
-        if not self.penalty_in_loss or self._takes_out_late():
+        if self._groups and replica_count() > 1:
+            raise ValueError(
+                "Proximal expects one replica for channel groups (`attach_groups`). "
+                f"Received: {replica_count()} replicas"
+            )
+        # A variable that the data loss leaves out is under its group's penalty all the same.
+        grads = [
+            ops.zeros(variable.shape, variable.dtype)
+            if grad is None and self._groups_of(variable)
+            else grad
+            for grad, variable in zip(grads, trainable_variables, strict=True)
+        ]
+        if not self.penalty_in_loss:
             return grads
-        # The loss, and so the penalty in it, was scaled where these are set.
+        # The loss, and so the penalty in it, was scaled where this is set.
         scale = (self.inner_optimizer.loss_scale_factor or 1.0) / replica_count()
-        pairs = zip(grads, trainable_variables, strict=True)
-        return [self._data_gradient(grad, variable, scale) for grad, variable in pairs]
+        if not self._takes_out_late():
+            pairs = zip(grads, trainable_variables, strict=True)
+            grads = [self._data_gradient(grad, variable, scale) for grad, variable in pairs]
+        return self._without_groups(grads, trainable_variables, scale)
 
     def transform_late(self, gradient, variable):
         if not self.penalty_in_loss or not self._takes_out_late():
@@ -310,19 +354,57 @@ class Proximal(HoldZeros):
 
     def _data_gradient(self, grad, variable, scale):
         penalty = self._penalties.get(self.inner_optimizer._var_key(variable))
-        if penalty is None or grad is None or not penalty.in_gradient:
+        if penalty is None or penalty.groups or grad is None or not penalty.in_gradient:
             return grad
-        grad = ops.convert_to_tensor(grad)  # an embedding's may be sparse
-        own = penalty.gradient(ops.convert_to_tensor(variable)) * scale
-        return grad - ops.cast(own, grad.dtype)
+        own = penalty.gradient(ops.convert_to_tensor(variable))
+        return subtract_gradient(grad, own * scale)
+
+    def _without_groups(self, grads, trainable_variables, scale):
+        """Take out the groups' gradients: always early, while no variable is updated."""
+        key = self.inner_optimizer._var_key
+        position = {key(variable): i for i, variable in enumerate(trainable_variables)}
+        for group in self._groups:
+            # The group's value is in the loss through its first variable.
+            if not self._penalties[key(group.variables[0])].in_gradient:
+                continue
+            for variable, own in zip(group.variables, group.gradients(), strict=True):
+                i = position.get(key(variable))
+                if i is not None:
+                    grads[i] = subtract_gradient(grads[i], own * scale)
+        return grads
 
     def transform_update(self, variable, learning_rate):
         value = ops.convert_to_tensor(variable)
         penalty = self._penalties.get(self.inner_optimizer._var_key(variable))
-        if penalty is None:
+        if penalty is None or penalty.groups:
             return value
+        return penalty.prox(value, self._penalty_step(variable, learning_rate))
+
+    def _shrink_groups(self, trainable_variables, learning_rate):
+        updated = {self.inner_optimizer._var_key(v) for v in trainable_variables}
+        for number, group in enumerate(self._groups):
+            missing = [
+                v.path for v in group.variables if self.inner_optimizer._var_key(v) not in updated
+            ]
+            if len(missing) == len(group.variables):
+                continue
+            if missing:
+                raise ValueError(
+                    "Proximal expects the gradients of all variables of a channel group in one "
+                    f"call. Received: {group.name!r} without {', '.join(missing)}"
+                )
+            shrink = functools.partial(self._shrink, group)
+            self._in_one_pass(f"group_{number}", group.sizes.sum(), shrink, learning_rate)
+
+    def _shrink(self, group, learning_rate):
+        steps = [self._penalty_step(v, learning_rate) for v in group.variables]
+        shrunk = group.prox_all(group.values(), steps)
+        for variable, value in zip(group.variables, shrunk, strict=True):
+            self.inner_optimizer.assign(variable, value)
+
+    def _penalty_step(self, variable, learning_rate):
         step = self.step_size(variable, learning_rate)
-        return penalty.prox(value, step * ops.cast(self.strength_scale, value.dtype))
+        return step * ops.cast(self.strength_scale, variable.dtype)
 
     def step_size(self, variable, learning_rate):
         """The step of the update just made: a scalar, or of the variable's shape."""
@@ -339,6 +421,12 @@ class Proximal(HoldZeros):
         config = super().get_config()
         config.update(threshold=self.threshold, penalty_in_loss=self.penalty_in_loss)
         return config
+
+
+def subtract_gradient(grad, own):
+    """A gradient without a part of it, in the gradient's dtype."""
+    grad = ops.convert_to_tensor(grad)  # an embedding's may be sparse
+    return grad - ops.cast(own, grad.dtype)
 
 
 FUSE_FROM_WEIGHTS = 16_384  # below, a call costs more than the passes it saves

@@ -9,6 +9,7 @@ with `step` a scalar or an array of `x`'s shape (a diagonal metric).
 """
 
 import copy
+import math
 
 import keras
 from keras import ops
@@ -46,6 +47,50 @@ def check_strength(name, value):
     return float(value)
 
 
+def check_ratio(value):
+    """Return `l1_ratio` as a float, or raise `ValueError` if it is none."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0.0 <= value <= 1.0:
+        raise ValueError(f"`l1_ratio` must be a number from 0 to 1. Received: l1_ratio={value!r}")
+    return float(value)
+
+
+def absolute(x):
+    """`|x|`, with gradient 0 at 0 on every backend; that of JAX's own is 1 there."""
+    x = ops.convert_to_tensor(x)
+    return x * ops.stop_gradient(ops.sign(x))
+
+
+def norm_from_squares(squares):
+    """The square root of sums of squares, with gradient 0 at 0 in place of NaN."""
+    zero = ops.equal(squares, 0)
+    # Both branches of a `where` are differentiated: the root's must not see the 0.
+    root = ops.sqrt(ops.where(zero, ops.ones_like(squares), squares))
+    return ops.where(zero, ops.zeros_like(squares), root)
+
+
+def block_soft_threshold(x, norm, threshold):
+    """Shrink groups of values towards zero by their norms, and to exactly zero within.
+
+    `max(1 − threshold / norm, 0) · x`, the proximal operator of `threshold · ‖x‖₂`
+    for each group (Yuan and Lin, Model selection and estimation in regression with
+    grouped variables, 2006).
+
+    Args:
+        x: Tensor of any shape.
+        norm: Tensor that broadcasts to `x`: the norm of each value's group.
+        threshold: Tensor that broadcasts to `norm`, 0 or more.
+
+    Returns:
+        Tensor of `x`'s shape and dtype. Groups with `norm <= threshold` are exactly
+        `0.0`; a threshold of 0 changes nothing.
+    """
+    # Not a division by 0 for groups of zeros; far below any norm of weights that live.
+    share = ops.divide(threshold, ops.maximum(norm, 1e-30))
+    # Chosen, not multiplied: no negative zeros. A NaN compares false and stays.
+    return ops.where(share >= 1.0, ops.zeros_like(x), x * (1.0 - share))
+
+
 class Penalty(keras.regularizers.Regularizer):
     """Base class: a regularizer with a gradient and a proximal operator.
 
@@ -56,12 +101,17 @@ class Penalty(keras.regularizers.Regularizer):
         in_gradient: Whether the penalty's gradient is part of the loss gradient,
             as in plain Keras. `detach` switches it off for training under
             `Proximal`, which would only take it out again.
+        groups: The penalties over several variables in which this one is a part
+            (`cnn_l1.groups.CoupledGroupL1`); none for a penalty on one variable.
+            `Proximal` calls their `prox_all` in place of `prox`.
     """
 
     in_gradient = True
+    groups: tuple = ()
 
     def __call__(self, x):
-        return self.value(x if self.in_gradient else ops.stop_gradient(x))
+        value = self.value(x)
+        return value if self.in_gradient else ops.stop_gradient(value)
 
     def value(self, x):
         """The penalty, a scalar."""
@@ -95,7 +145,7 @@ class L1(Penalty):
         self.l1_strength = check_strength("l1_strength", l1_strength)
 
     def value(self, x):
-        return self.l1_strength * ops.sum(ops.abs(x))
+        return self.l1_strength * ops.sum(absolute(x))
 
     def gradient(self, x):
         return self.l1_strength * ops.sign(x)
@@ -128,8 +178,8 @@ class L1L2(Penalty):
         self.l2_strength = check_strength("l2_strength", l2_strength)
 
     def value(self, x):
-        absolute = self.l1_strength * ops.sum(ops.abs(x))
-        return absolute + self.l2_strength * ops.sum(ops.square(x))
+        l1 = self.l1_strength * ops.sum(absolute(x))
+        return l1 + self.l2_strength * ops.sum(ops.square(x))
 
     def gradient(self, x):
         return self.l1_strength * ops.sign(x) + 2.0 * self.l2_strength * x
@@ -140,6 +190,98 @@ class L1L2(Penalty):
 
     def get_config(self):
         return {"l1_strength": self.l1_strength, "l2_strength": self.l2_strength}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class GroupL1(Penalty):
+    """Sparse group lasso, whose groups are the slices of one kernel.
+
+    `l1_strength · [(1 − l1_ratio) · Σ_g √n_g · ‖w_g‖₂ + l1_ratio · Σ|w|]`, where
+    `w_g` are the `n_g` weights of group `g` (Yuan and Lin, 2006, with the second
+    term Simon, Friedman, Hastie and Tibshirani, A sparse-group lasso, 2013). The
+    first term makes whole groups exactly zero, the second single weights.
+
+    The proximal operator is `soft_threshold` by the second term, then
+    `block_soft_threshold` by the first. For a scalar step it is exact (Simon et al.,
+    2013, section 3.2).
+
+    **Array steps.** In a diagonal metric, as Adam's, the norm has no proximal operator
+    in closed form. A group then takes one step, `1 / mean_g(1 / step)`, for Adam
+    `η / mean_g(√v̂ + ε)`; the second term keeps its step for each weight. At rest
+    the loss's gradient in a group that lives is `−l1_strength · (1 − l1_ratio) · √n_g
+    · w / ‖w_g‖`, as it should be, but weight by weight times `(1 / step) /
+    mean_g(1 / step)`: factors with mean 1, and all 1 for SGD.
+
+    Args:
+        l1_strength: Float, 0 or more (the field's λ). Default 1e-4.
+        l1_ratio: Float, 0 to 1: how much of it is plain L1. Default 0.0, the group
+            lasso; 1.0 is `L1`.
+        axis: Integer, or several, that number the groups, as NumPy counts axes.
+            Default -1: one group an output filter of a convolution's kernel `(rows,
+            cols, in, out)` or a dense one `(in, out)`. (-2, -1) for a depthwise one
+            `(rows, cols, in, multiplier)`.
+
+    Raises:
+        ValueError: If an argument is not one of the above; on use, if the variable has
+            no such axis.
+    """
+
+    def __init__(self, l1_strength=1e-4, l1_ratio=0.0, axis=-1):
+        self.l1_strength = check_strength("l1_strength", l1_strength)
+        self.l1_ratio = check_ratio(l1_ratio)
+        axes = axis if isinstance(axis, (list, tuple)) else (axis,)
+        are_integers = all(isinstance(a, int) and not isinstance(a, bool) for a in axes)
+        if not axes or not are_integers or len(set(axes)) < len(axes):
+            raise ValueError(
+                f"`axis` must be an integer, or several that differ. Received: axis={axis!r}"
+            )
+        self.axis = axes[0] if len(axes) == 1 else tuple(axes)
+
+    def _within(self, shape):
+        """The axes inside a group, and how many weights they hold."""
+        rank = len(shape)
+        axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
+        numbering = {axis % rank for axis in axes if -rank <= axis < rank}
+        if len(numbering) < len(axes):
+            raise ValueError(
+                f"GroupL1 expects variables that have the axes {self.axis}, each once. "
+                f"Received: shape={tuple(shape)}"
+            )
+        within = tuple(axis for axis in range(rank) if axis not in numbering)
+        return within, math.prod(shape[axis] for axis in within)
+
+    def _norms(self, x):
+        """The groups' norms, to broadcast to `x`, and their strength, a float."""
+        within, size = self._within(x.shape)
+        norms = norm_from_squares(ops.sum(ops.square(x), axis=within, keepdims=True))
+        return norms, self.l1_strength * (1.0 - self.l1_ratio) * math.sqrt(size)
+
+    def value(self, x):
+        x = ops.convert_to_tensor(x)
+        norms, strength = self._norms(x)
+        l1 = self.l1_strength * self.l1_ratio * ops.sum(absolute(x))
+        return strength * ops.sum(norms) + l1
+
+    def gradient(self, x):
+        x = ops.convert_to_tensor(x)
+        norms, strength = self._norms(x)
+        directions = x / ops.where(ops.equal(norms, 0), ops.ones_like(norms), norms)
+        return strength * directions + self.l1_strength * self.l1_ratio * ops.sign(x)
+
+    def prox(self, x, step):
+        x = ops.convert_to_tensor(x)
+        step = ops.convert_to_tensor(step, dtype=x.dtype)
+        if self.l1_ratio:
+            x = soft_threshold(x, step * (self.l1_strength * self.l1_ratio))
+        norms, strength = self._norms(x)
+        if len(step.shape):
+            within, _ = self._within(x.shape)
+            inverse = ops.broadcast_to(1.0 / step, x.shape)
+            step = 1.0 / ops.mean(inverse, axis=within, keepdims=True)
+        return block_soft_threshold(x, norms, step * strength)
+
+    def get_config(self):
+        return {"l1_strength": self.l1_strength, "l1_ratio": self.l1_ratio, "axis": self.axis}
 
 
 def attach(model, penalty, kernels_only=True):

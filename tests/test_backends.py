@@ -1,6 +1,6 @@
 """The same small training on JAX, and on two replicas, each in a process of its own.
 
-Run as a script, this file writes the results of `steps()` and `tuning()` into an
+Run as a script, this file writes the results of `steps()`, `tuning()` and others into an
 `.npz` file, on the backend that KERAS_BACKEND names; the tests below run it so.
 """
 
@@ -61,6 +61,68 @@ def steps():
     return results
 
 
+def make_grouped(optimizer):
+    """Two kernels that an addition binds together, batch-norm behind, groups attached."""
+    import keras
+
+    from cnn_l1.groups import attach_groups
+
+    inputs = keras.Input((8,))
+    x = keras.layers.Dense(6, activation="tanh", name="a")(inputs)
+    y = keras.layers.Dense(6, use_bias=False, name="b")(x)
+    x = keras.layers.BatchNormalization(name="norm")(keras.layers.Add()([x, y]))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="out")(x))
+    rng = np.random.default_rng(4)
+    scale = np.linspace(0.05, 0.8, 6)  # some channels are small
+    for variable in model.trainable_variables:
+        if variable.path not in ("out/kernel", "out/bias"):
+            variable.assign(scale * rng.normal(size=variable.shape))
+        else:
+            variable.assign(0.3 * rng.normal(size=variable.shape))
+    attach_groups(model, 0.3, 0.25)
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def groups():
+    """The weights after a few updates under a penalty on channels."""
+    import keras
+
+    from cnn_l1.optimizers import Proximal
+
+    inner = {
+        "adam": keras.optimizers.Adam(0.005),
+        "accumulated": keras.optimizers.SGD(0.2, 0.5, gradient_accumulation_steps=2),
+    }
+    results = {}
+    for name, optimizer in inner.items():
+        model = make_grouped(Proximal(optimizer))
+        history = model.fit(INPUTS, LABELS, 8, 2, verbose=0, shuffle=False).history
+        results[f"groups/{name}/loss"] = np.array(history["loss"])
+        for variable in model.trainable_variables:
+            results[f"groups/{name}/{variable.path}"] = keras.ops.convert_to_numpy(variable)
+    return results
+
+
+def resting():
+    """Weights that start at zero, under a data gradient that their penalty outweighs."""
+    import keras
+
+    from cnn_l1.optimizers import Proximal
+    from cnn_l1.penalties import L1, L1L2, GroupL1
+
+    results = {}
+    for penalty in (L1(0.5), L1L2(0.5, 0.1), GroupL1(0.5, 0.5)):
+        layer = keras.layers.Dense(
+            1, use_bias=False, kernel_initializer="zeros", kernel_regularizer=penalty
+        )
+        model = keras.Sequential([keras.Input((2,)), layer])
+        model.compile(Proximal(keras.optimizers.SGD(1.0)), "mse")
+        model.fit(np.ones((4, 2)), np.full((4, 1), -0.2), epochs=2, verbose=0)  # gradient 0.4
+        results[f"resting/{type(penalty).__name__}"] = model.get_weights()[0]
+    return results
+
+
 def tuning():
     """Zeros from L1, a ramp and a threshold; then held through fine-tuning."""
     import keras
@@ -117,7 +179,7 @@ def on_jax(tmp_path_factory):
     if importlib.util.find_spec("jax") is None:
         pytest.skip('jax is not installed: pip install "jax[cpu]"')
     path = tmp_path_factory.mktemp("jax") / "results.npz"
-    results = run("jax", path, ["steps", "tuning"])
+    results = run("jax", path, ["steps", "groups", "resting", "tuning"])
     assert results.pop("backend") == "jax"
     return results
 
@@ -128,18 +190,41 @@ def on_tensorflow():
 
     if keras.backend.backend() != "tensorflow":
         pytest.skip(f"the tests run on TensorFlow, not {keras.backend.backend()}")
-    return steps()
+    return steps() | groups()
 
 
 def test_one_step_on_jax_is_the_tensorflow_step(on_jax, on_tensorflow):
-    for key, expected in on_tensorflow.items():
+    keys = [key for key in on_tensorflow if not key.startswith("groups/")]
+    for key in keys:
         # float32: sums over 16 rows in another order, and Adam's first step divides them
         # by their own size.
+        expected = on_tensorflow[key]
         np.testing.assert_allclose(on_jax[key], expected, rtol=1e-4, atol=2e-6, err_msg=key)
-    zeros = {key: on_jax[key] == 0.0 for key in on_tensorflow if on_jax[key].ndim == 2}
+    zeros = {key: on_jax[key] == 0.0 for key in keys if on_jax[key].ndim == 2}
     assert any(mask.any() for mask in zeros.values())
     for key, mask in zeros.items():
         np.testing.assert_array_equal(mask, on_tensorflow[key] == 0.0, err_msg=key)
+
+
+def test_channel_groups_on_jax_are_those_on_tensorflow(on_jax, on_tensorflow):
+    keys = [key for key in on_tensorflow if key.startswith("groups/")]
+    assert len(keys) == 2 * 8  # seven variables and the loss, for each optimizer
+    for key in keys:
+        # As above, over four updates: Adam divides noise by its own size.
+        expected = on_tensorflow[key]
+        np.testing.assert_allclose(on_jax[key], expected, rtol=1e-3, atol=1e-5, err_msg=key)
+        np.testing.assert_array_equal(on_jax[key] == 0.0, expected == 0.0, err_msg=key)
+    for name in ("adam", "accumulated"):
+        of_group = [f"groups/{name}/{path}" for path in ("a/kernel", "b/kernel", "norm/gamma")]
+        gone = [~on_jax[key].reshape(-1, 6).any(axis=0) for key in of_group]
+        assert 0 < gone[0].sum() < 6
+        assert all((gone[0] <= other).all() for other in gone)
+
+
+def test_zeros_rest_on_jax(on_jax):
+    # JAX differentiates |x| to 1 at 0; taken out as 0, that would push zeros away.
+    kernels = [on_jax[f"resting/{name}"] for name in ("L1", "L1L2", "GroupL1")]
+    assert not any(kernel.any() for kernel in kernels)
 
 
 def test_training_on_jax_makes_counts_and_holds_exact_zeros(on_jax):
@@ -171,6 +256,7 @@ if __name__ == "__main__":
     import keras
 
     found = {"backend": np.array(keras.backend.backend())}
-    for function in sys.argv[2:]:
-        found |= {"steps": steps, "tuning": tuning, "replicas": replicas}[function]()
+    functions = {f.__name__: f for f in (steps, groups, resting, tuning, replicas)}
+    for name in sys.argv[2:]:
+        found |= functions[name]()
     np.savez(sys.argv[1], **found)

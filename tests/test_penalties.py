@@ -1,13 +1,25 @@
 """Penalties: values, gradients and proximal operators against their definitions."""
 
 import json
+import warnings
 
 import keras
 import numpy as np
 import pytest
+import scipy.optimize
 import tensorflow as tf
 
-from cnn_l1.penalties import L1, L1L2, Penalty, attach, detach, is_kernel, soft_threshold
+from cnn_l1.penalties import (
+    L1,
+    L1L2,
+    GroupL1,
+    Penalty,
+    attach,
+    block_soft_threshold,
+    detach,
+    is_kernel,
+    soft_threshold,
+)
 
 X = np.array([-2.5, -0.75, -0.5, -0.25, 0.0, 0.125, 0.5, 0.75, 3.0])
 
@@ -102,7 +114,11 @@ def test_values_are_keras_own():
     np.testing.assert_allclose(L1L2(0.1, 0.2)(x), keras.regularizers.L1L2(0.1, 0.2)(x), rtol=1e-6)
 
 
-@pytest.mark.parametrize("penalty", [L1(0.25), L1L2(0.25, 0.5)], ids=["L1", "L1L2"])
+@pytest.mark.parametrize(
+    "penalty",
+    [L1(0.25), L1L2(0.25, 0.5), GroupL1(0.25, 0.5, axis=0), GroupL1(axis=(-2, -1))],
+    ids=["L1", "L1L2", "GroupL1", "GroupL1 of two axes"],
+)
 def test_config_round_trip(penalty):
     config = json.loads(json.dumps(keras.regularizers.serialize(penalty)))
     again = keras.regularizers.deserialize(config)
@@ -117,6 +133,7 @@ def test_config_round_trip(penalty):
         (lambda v: L1(v), "l1_strength"),
         (lambda v: L1L2(v, 0.1), "l1_strength"),
         (lambda v: L1L2(0.1, v), "l2_strength"),
+        (lambda v: GroupL1(v), "l1_strength"),
     ],
 )
 def test_bad_strengths_are_named(make, name, bad):
@@ -135,6 +152,235 @@ def test_base_class_names_what_is_missing():
         Penalty().prox(X, 1.0)
     with pytest.raises(NotImplementedError, match=r"Penalty.gradient"):
         Penalty().gradient(X)
+
+
+# --- Groups ---------------------------------------------------------------------
+
+STRENGTH, STEP = 0.3, 0.5
+
+
+def kernel():
+    """(2, 2, 3, 5) float64; filter 0 is zero, filter 4 tiny, and one weight of 1 is zero."""
+    x = np.random.default_rng(5).normal(size=(2, 2, 3, 5)) * [0.0, 0.5, 1.0, 2.0, 1e-3]
+    x[0, 0, 0, 1] = 0.0
+    return x
+
+
+def rows_of(x, axis):
+    """The groups, one a row."""
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    front = np.moveaxis(x, axes, range(len(axes)))
+    return front.reshape(np.prod(front.shape[: len(axes)]), -1)
+
+
+def group_value(x, ratio, axis, strength=STRENGTH):
+    rows = rows_of(x, axis)
+    norms = np.sqrt(rows.shape[1]) * np.linalg.norm(rows, axis=1).sum()
+    return strength * ((1 - ratio) * norms + ratio * np.abs(x).sum())
+
+
+AXES = pytest.mark.parametrize("axis", [-1, 2, (-2, -1), (0, 3)])
+RATIOS = pytest.mark.parametrize("ratio", [0.0, 0.25, 1.0])
+
+
+@AXES
+@RATIOS
+def test_group_value_is_the_formula(ratio, axis):
+    got = GroupL1(STRENGTH, ratio, axis)(kernel())
+    np.testing.assert_allclose(float(got), group_value(kernel(), ratio, axis), rtol=1e-14)
+
+
+@AXES
+@RATIOS
+def test_group_gradient_is_autodiff_of_the_value_and_no_nan(ratio, axis):
+    penalty, x = GroupL1(STRENGTH, ratio, axis), tf.Variable(kernel())
+    with tf.GradientTape() as tape:
+        value = penalty(x)
+    automatic = tape.gradient(value, x).numpy()
+    np.testing.assert_allclose(penalty.gradient(x), automatic, rtol=1e-13)
+    if axis == -1:
+        np.testing.assert_array_equal(automatic[..., 0], 0.0)  # a group of zeros
+
+    def numeric(position):
+        shifted = np.zeros_like(automatic)
+        shifted[position] = 1e-6
+        ends = [group_value(kernel() + sign * shifted, ratio, axis) for sign in (1, -1)]
+        return (ends[0] - ends[1]) / 2e-6
+
+    # Central differences: errors of 1e-10 from rounding, 1e-12 from the third derivative.
+    for position in [(0, 1, 2, 1), (1, 1, 0, 2), (1, 0, 2, 3)]:
+        assert automatic[position] == pytest.approx(numeric(position), abs=1e-8)
+
+
+def closed_group_form(x, step, ratio, strength=STRENGTH):
+    """The sparse-group prox of one group, by Simon et al., for a scalar step."""
+    x = closed_form(x, step * strength * ratio)
+    threshold = step * strength * (1 - ratio) * np.sqrt(x.size)
+    return max(1 - threshold / np.linalg.norm(x), 0.0) * x if x.any() else x
+
+
+@AXES
+@RATIOS
+def test_group_prox_closed_form(ratio, axis):
+    x = kernel()
+    got = as_numpy(GroupL1(STRENGTH, ratio, axis).prox(tf.constant(x), STEP))
+    expected = [closed_group_form(row, STEP, ratio) for row in rows_of(x, axis)]
+    # float64: a root, a division and a product.
+    np.testing.assert_allclose(rows_of(got, axis), expected, rtol=1e-13, atol=1e-15)
+    assert 0 < np.count_nonzero(got) < got.size
+
+
+def generic_prox(x, step, ratio, strength=STRENGTH):
+    """One group's prox by a general solver: its dual has no kink at 0.
+
+    `z = x − step·(v + q)` with the `‖v‖ <= λ(1−r)√n`, `|q| <= λr` that make z shortest.
+    """
+    radius, bound, n = strength * (1 - ratio) * np.sqrt(x.size), strength * ratio, x.size
+
+    def squared(u):
+        return np.sum((x / step - u[:n] - u[n:]) ** 2)
+
+    def gradient(u):
+        return np.tile(-2.0 * (x / step - u[:n] - u[n:]), 2)
+
+    ball = {
+        "type": "ineq",
+        "fun": lambda u: radius**2 - u[:n] @ u[:n],
+        "jac": lambda u: np.concatenate([-2.0 * u[:n], np.zeros(n)]),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on values clipped to their bounds
+        found = scipy.optimize.minimize(
+            squared,
+            np.full(2 * n, 1e-3),
+            jac=gradient,
+            method="SLSQP",
+            bounds=[(-radius, radius)] * n + [(-bound, bound)] * n,
+            constraints=[ball],
+            options={"ftol": 1e-14, "maxiter": 500},
+        )
+    return x - step * (found.x[:n] + found.x[n:])
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.25, 0.6])
+def test_group_prox_is_the_minimiser_that_a_general_solver_finds(ratio):
+    x = np.random.default_rng(8).normal(size=(4, 6)) * [0.1, 0.3, 0.5, 0.7, 1.0, 2.0]
+    got = as_numpy(GroupL1(STRENGTH, ratio).prox(tf.constant(x), STEP))
+    # SLSQP's own accuracy on the dual.
+    expected = np.stack([generic_prox(column, STEP, ratio) for column in x.T], axis=1)
+    np.testing.assert_allclose(got, expected, atol=2e-5)
+    dead = ~got.any(axis=0)
+    assert 0 < dead.sum() < 6
+    np.testing.assert_array_equal(np.abs(expected).max(axis=0) < 2e-5, dead)
+
+
+@RATIOS
+@pytest.mark.parametrize("axis", [-1, (-2, -1)])
+def test_no_neighbour_of_the_group_prox_is_better(ratio, axis):
+    x, rng = kernel(), np.random.default_rng(9)
+    best = as_numpy(GroupL1(STRENGTH, ratio, axis).prox(tf.constant(x), STEP))
+
+    def objective(z):
+        return group_value(z, ratio, axis) + np.sum((z - x) ** 2) / (2 * STEP)
+
+    lowest = objective(best)
+    for size in (1e-1, 1e-2, 1e-3, 1e-4):
+        for _ in range(50):
+            direction = rng.normal(size=x.shape)
+            # The objective is strongly convex: it rises by at least size² / (2 step).
+            rise = objective(best + size * direction) - lowest
+            assert rise >= 0.999 * size**2 * np.sum(direction**2) / (2 * STEP)
+
+
+def test_group_prox_with_a_step_for_each_weight():
+    """Each weight's L1 by its own step, each group's norm by 1 / mean(1 / step)."""
+    x, ratio = kernel(), 0.25
+    steps = np.random.default_rng(6).uniform(0.1, 1.0, size=x.shape)
+    got = as_numpy(GroupL1(STRENGTH, ratio).prox(tf.constant(x), tf.constant(steps)))
+    shrunk = rows_of(closed_form(x, steps * STRENGTH * ratio), -1)
+    step = 1.0 / np.mean(1.0 / rows_of(steps, -1), axis=1)
+    threshold = step * STRENGTH * (1 - ratio) * np.sqrt(12)
+    norms = np.maximum(np.linalg.norm(shrunk, axis=1), 1e-30)
+    expected = np.maximum(1 - threshold / norms, 0.0)[:, None] * shrunk
+    np.testing.assert_allclose(rows_of(got, -1), expected, rtol=1e-13, atol=1e-15)
+    # A broadcast scalar is the scalar, and so is a step of 0, which changes nothing.
+    for scalar in (0.5, 0.0):
+        same = GroupL1(STRENGTH, ratio).prox(tf.constant(x), tf.fill(x.shape, np.float64(scalar)))
+        alone = GroupL1(STRENGTH, ratio).prox(tf.constant(x), scalar)
+        np.testing.assert_allclose(same, alone, rtol=1e-13, atol=1e-16)
+    np.testing.assert_array_equal(alone, x)
+
+
+def test_where_a_step_for_each_weight_stands_still():
+    """As the docstring says: the norm's pull, weight by weight times factors with mean 1."""
+    x = 1.0 + np.abs(kernel())
+    steps = np.random.default_rng(6).uniform(0.1, 1.0, size=x.shape)
+    pull = STRENGTH * np.sqrt(12) * x / np.linalg.norm(x.reshape(12, 5), axis=0)
+    factors = (1 / steps) / np.mean(1 / steps, axis=(0, 1, 2))
+    moved = GroupL1(STRENGTH).prox(tf.constant(x + steps * pull * factors), tf.constant(steps))
+    np.testing.assert_allclose(moved, x, rtol=1e-13)  # float64
+
+
+def test_killed_groups_are_exact_positive_zeros():
+    x = kernel().astype("float32")
+    got = as_numpy(GroupL1(STRENGTH).prox(x, np.float32(STEP)))
+    dead = np.linalg.norm(x.reshape(12, 5), axis=0) <= STEP * STRENGTH * np.sqrt(12)
+    np.testing.assert_array_equal(dead, [True, False, False, False, True])
+    np.testing.assert_array_equal((got == 0.0).all(axis=(0, 1, 2)), dead)
+    assert not np.signbit(got[..., dead]).any()
+    # The weight that was zero in a group that lives is the only other zero.
+    assert np.count_nonzero(got == 0.0) == 12 * 2 + 1
+
+
+def test_block_soft_threshold_at_its_edges():
+    x, norm = np.array([[-3.0, 4.0]]), np.array([[5.0]])
+    np.testing.assert_array_equal(block_soft_threshold(x, norm, np.array([[5.0]])), [[0.0, 0.0]])
+    np.testing.assert_array_equal(block_soft_threshold(x, norm, np.array([[0.0]])), x)
+    np.testing.assert_allclose(block_soft_threshold(x, norm, np.array([[2.5]])), x / 2, rtol=1e-15)
+    zeros = np.zeros((1, 2))
+    np.testing.assert_array_equal(block_soft_threshold(zeros, norm * 0, norm * 0), zeros)
+
+
+def test_group_prox_keeps_nan():
+    x = np.array([[np.nan, 1.0], [1.0, 1.0]])
+    got = as_numpy(GroupL1(0.1).prox(tf.constant(x), 1.0))
+    assert np.isnan(got[:, 0]).all()
+    assert np.isfinite(got[:, 1]).all()
+
+
+def test_a_ratio_of_one_and_groups_of_one_are_plain_l1():
+    x = tf.constant(kernel())
+    np.testing.assert_array_equal(GroupL1(0.4, 1.0).prox(x, 0.5), L1(0.4).prox(x, 0.5))
+    vector, plain = GroupL1(0.4, 0.25), L1(0.4)
+    np.testing.assert_allclose(float(vector(X)), float(plain(X)), rtol=1e-14)
+    np.testing.assert_allclose(vector.gradient(X), plain.gradient(X), rtol=1e-14)
+    steps = np.linspace(0.1, 1.0, X.size)
+    for step in (0.5, tf.constant(steps)):
+        prox = [as_numpy(penalty.prox(tf.constant(X), step)) for penalty in (vector, plain)]
+        np.testing.assert_allclose(*prox, rtol=1e-13, atol=1e-16)
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.1, float("nan"), True, "0.5", None])
+def test_bad_ratios_are_named(bad):
+    with pytest.raises(ValueError, match="`l1_ratio` must be a number from 0 to 1") as error:
+        GroupL1(0.1, bad)
+    assert f"l1_ratio={bad!r}" in str(error.value)
+
+
+@pytest.mark.parametrize("bad", [1.0, "0", (), (0, 0), (0, None), True, None])
+def test_bad_axes_are_named(bad):
+    with pytest.raises(ValueError, match="`axis` must be an integer, or several that") as error:
+        GroupL1(0.1, axis=bad)
+    assert f"axis={bad!r}" in str(error.value)
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(2, (3, 4)), (-2, (3,)), ((0, -2), (3, 4))])
+@pytest.mark.parametrize("use", ["value", "gradient", "prox"])
+def test_axes_that_a_variable_does_not_have(axis, shape, use):
+    arguments = (1.0,) if use == "prox" else ()
+    with pytest.raises(ValueError, match="expects variables that have the axes") as error:
+        getattr(GroupL1(0.1, axis=axis), use)(tf.zeros(shape), *arguments)
+    assert f"the axes {axis}, each once. Received: shape={shape}" in str(error.value)
 
 
 def small_model(**first):
