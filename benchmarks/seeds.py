@@ -40,14 +40,20 @@ def main():
     parameters = [r["counts"]["nonzero_parameters"] / r["counts"]["parameters"] for r in reports]
     print(f"  kernel weights left       {spread(kernels)}")
     print(f"  all parameters left       {spread(parameters)}")
-    print(f"  validation accuracy       {spread([r['validation_accuracy'] for r in reports])}")
+    for network in reports[0]["validation_accuracy"]:
+        figures = [report["validation_accuracy"][network] for report in reports]
+        print(f"  validation, {network:13} {spread(figures)}")
     common = [n for n in reports[0]["files"] if all(n in r["files"] for r in reports)]
     for file in common:
         figures = [report["files"][file] for report in reports]
         accuracy = spread([figure["accuracy"] for figure in figures])
         size = statistics.mean(figure["bytes"] for figure in figures)
         deflated = statistics.mean(figure["deflated_bytes"] for figure in figures)
-        print(f"  {file:25} {accuracy}   {size:,.0f} bytes, {deflated:,.0f} deflated")
+        macs = statistics.mean(figure["macs"] for figure in figures)
+        print(
+            f"  {file:25} {accuracy}   {size:,.0f} bytes, {deflated:,.0f} deflated, "
+            f"{macs:,.0f} multiply-adds"
+        )
     print(f"  seconds a run             {[round(report['seconds']) for report in reports]}")
     return 0
 

@@ -1,4 +1,4 @@
-"""Train Keras CNNs under L1 to exact zeros, export them, measure the files.
+"""Train Keras CNNs under L1 to exact zeros, shrink and export them, measure the files.
 
 The names below load on first use, so that `import cnn_l1` alone does not import
 TensorFlow and a bad flag is answered at once.
@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cnn_l1.callbacks import SparsityMonitor, StrengthRamp, Threshold, apply_threshold
     from cnn_l1.export import export_tflite, plain_copy
+    from cnn_l1.fold import fold_batch_norm
+    from cnn_l1.groups import attach_groups, attach_slimming
+    from cnn_l1.macs import count_macs
     from cnn_l1.measure import measure_tflite
     from cnn_l1.optimizers import HoldZeros, Proximal
-    from cnn_l1.penalties import L1, L1L2, attach, soft_threshold
+    from cnn_l1.penalties import L1, L1L2, GroupL1, attach, soft_threshold
+    from cnn_l1.shrink import apply_shrink, plan_shrink
     from cnn_l1.sparsity import count
 
 __version__ = "0.1.0"
@@ -20,6 +24,13 @@ __version__ = "0.1.0"
 _MODULES = {
     "L1": "penalties",
     "L1L2": "penalties",
+    "GroupL1": "penalties",
+    "attach_groups": "groups",
+    "attach_slimming": "groups",
+    "plan_shrink": "shrink",
+    "apply_shrink": "shrink",
+    "fold_batch_norm": "fold",
+    "count_macs": "macs",
     "soft_threshold": "penalties",
     "attach": "penalties",
     "HoldZeros": "optimizers",
@@ -37,17 +48,24 @@ _MODULES = {
 __all__ = [
     "L1",
     "L1L2",
+    "GroupL1",
     "HoldZeros",
     "Proximal",
     "SparsityMonitor",
     "StrengthRamp",
     "Threshold",
+    "apply_shrink",
     "apply_threshold",
     "attach",
+    "attach_groups",
+    "attach_slimming",
     "count",
+    "count_macs",
     "export_tflite",
+    "fold_batch_norm",
     "measure_tflite",
     "plain_copy",
+    "plan_shrink",
     "soft_threshold",
 ]
 

@@ -4,9 +4,11 @@ import math
 import warnings
 
 import keras
+import numpy as np
 from keras import ops
 
 from cnn_l1 import sparsity
+from cnn_l1.coupling import channel_spaces
 from cnn_l1.optimizers import HoldZeros, Proximal
 
 
@@ -112,6 +114,9 @@ class Threshold(keras.callbacks.Callback):
         empty_layers: What to do when a layer would become all zero: `"warn"`
             (default: do it and warn) or `"forbid"` (raise `EmptyLayerError` and
             leave all weights as they were).
+        of: What to threshold: `"weights"` (default), single kernel weights;
+            `"channels"`, whole channels, by the root mean square of all that goes
+            with them; `"scales"`, batch-norm scales, with their shifts.
 
     Raises:
         ValueError: If an argument is out of range, or on training start if the
@@ -125,6 +130,7 @@ class Threshold(keras.callbacks.Callback):
         start_epochs=0,
         every_epochs=0,
         empty_layers="warn",
+        of="weights",
     ):
         super().__init__()
         if (threshold is None) == (relative_threshold is None):
@@ -141,11 +147,14 @@ class Threshold(keras.callbacks.Callback):
             if value is not None and not value >= 0:
                 raise ValueError(f"`{name}` must be 0 or more. Received: {name}={value!r}")
         check_empty_layers(empty_layers)
+        if of not in THRESHOLDED:
+            raise ValueError(f"`of` must be one of {', '.join(THRESHOLDED)}. Received: of={of!r}")
         self.threshold = threshold
         self.relative_threshold = relative_threshold
         self.start_epochs = start_epochs
         self.every_epochs = every_epochs
         self.empty_layers = empty_layers
+        self.of = of
 
     def on_train_begin(self, logs=None):
         wrapped_optimizer(self.model, HoldZeros, type(self).__name__)
@@ -153,7 +162,8 @@ class Threshold(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if not self._is_due(epoch):
             return
-        apply_threshold(self.model, self.threshold, self.relative_threshold, self.empty_layers)
+        limits = self.threshold, self.relative_threshold
+        apply_threshold(self.model, *limits, self.empty_layers, self.of)
         wrapped_optimizer(self.model, HoldZeros, type(self).__name__).hold_zeros.assign(1.0)
 
     def _is_due(self, epoch):
@@ -163,26 +173,79 @@ class Threshold(keras.callbacks.Callback):
         return since > 0 and self.every_epochs > 0 and since % self.every_epochs == 0
 
 
-def apply_threshold(model, threshold=None, relative_threshold=None, empty_layers="warn"):
-    """Zero a model's small kernel weights, once: see `Threshold`.
+THRESHOLDED = ("weights", "channels", "scales")
+
+
+def apply_threshold(
+    model, threshold=None, relative_threshold=None, empty_layers="warn", of="weights"
+):
+    """Zero a model's small weights, channels or batch-norm scales, once: see `Threshold`.
 
     Returns:
-        How many weights became zero that were not.
+        How many of them became zero that were not.
     """
-    planned = []
-    for name, variable in sparsity.kernels(model):
-        value = ops.convert_to_tensor(variable)
-        limit = threshold if threshold is not None else relative_threshold * ops.std(value)
-        kept = ops.where(ops.abs(value) < limit, ops.zeros_like(value), value)
-        before = sparsity.count_zeros(value)
-        after = sparsity.count_zeros(kept)
-        if after == math.prod(value.shape) and before != after:
-            report_empty(name, empty_layers, "by the threshold")
-        planned.append((variable, kept, after - before))
+    if of == "channels":
+        planned, changed = _channel_plan(model, threshold, relative_threshold, empty_layers)
+    else:
+        variables = sparsity.kernels(model) if of == "weights" else sparsity.scales(model)
+        planned, changed = [], 0
+        for name, variable in variables:
+            value = ops.convert_to_tensor(variable)
+            limit = threshold if threshold is not None else relative_threshold * ops.std(value)
+            kept = ops.where(ops.abs(value) < limit, ops.zeros_like(value), value)
+            before, after = sparsity.count_zeros(value), sparsity.count_zeros(kept)
+            if after == math.prod(value.shape) and before != after:
+                report_empty(name, empty_layers, "by the threshold")
+            planned.append((variable, kept))
+            changed += after - before
     # Only when every layer has passed: a refused threshold changes nothing.
-    for variable, kept, _ in planned:
+    for variable, kept in planned:
         variable.assign(kept)
-    return sum(change for _, _, change in planned)
+    if of == "scales":
+        zero_shifts_without_scale(model)
+    return changed
+
+
+def _channel_plan(model, threshold, relative_threshold, empty_layers):
+    """`(variable, new value)` pairs that zero small channels, and how many those are."""
+    values: dict[int, tuple] = {}
+    changed = 0
+    for space in channel_spaces(model):
+        squares, sizes = np.zeros(space.size), np.zeros(space.size)
+        for member in space.members:
+            # A batch-norm behind a concatenation is in several spaces.
+            value = values.setdefault(
+                id(member.variable),
+                (member.variable, np.array(ops.convert_to_numpy(member.variable))),
+            )[1]
+            moved = np.moveaxis(value, member.axis, 0).reshape(len(member.index), -1)
+            inside = member.index >= 0
+            sums = np.square(moved, dtype="float64").sum(axis=1)
+            np.add.at(squares, member.index[inside], sums[inside])
+            np.add.at(sizes, member.index[inside], moved.shape[1])
+        limit = threshold
+        if limit is None:
+            limit = relative_threshold * math.sqrt(squares.sum() / sizes.sum())
+        gone = np.sqrt(squares / sizes) < limit
+        if gone.all() and squares.any():
+            report_empty(space.name, empty_layers, "by the threshold")
+        changed += int(np.count_nonzero(gone & (squares > 0)))
+        for member in space.members:
+            zeroed = (member.index >= 0) & gone[member.index]
+            np.moveaxis(values[id(member.variable)][1], member.axis, 0)[zeroed] = 0
+    return list(values.values()), changed
+
+
+def zero_shifts_without_scale(model):
+    """Zero the batch-norm shifts of channels whose scale is zero.
+
+    A channel without scale is a constant, its shift. Network Slimming removes it,
+    and leaves the difference to fine-tuning; zero, it can be removed exactly.
+    """
+    for layer in sparsity.leaf_layers(model):
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.scale and layer.center:
+            shift = ops.convert_to_tensor(layer.beta)
+            layer.beta.assign(ops.where(ops.equal(layer.gamma, 0), ops.zeros_like(shift), shift))
 
 
 def check_empty_layers(empty_layers):

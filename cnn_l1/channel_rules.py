@@ -166,7 +166,9 @@ class Reshaping(Rule):
             moved = np.moveaxis(new_labels, new_axis, 0).reshape(new_sizes[new_axis], -1)
             if np.all(moved == moved[:, :1]):
                 flat = np.moveaxis(new_constants, new_axis, 0).reshape(new_sizes[new_axis], -1)
-                return new_axis + 1, moved[:, 0].copy(), flat[:, 0].copy()
+                # Channels that go together may each be constant, but not the same.
+                same = np.all(flat == flat[:, :1], axis=1)
+                return new_axis + 1, moved[:, 0].copy(), np.where(same, flat[:, 0], np.nan)
         return None
 
     def config(self, analysis, call, kept):
@@ -187,7 +189,9 @@ class Reader(Rule):
 
     def couple(self, analysis, call):
         layer, source, target = call.operation, call.inputs[0], call.outputs[0]
-        if len(call.inputs) != 1 or getattr(layer, "quantization_mode", None):
+        # Quantized, or with adapters, the kernel is not what the layer multiplies by.
+        changed = getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", None)
+        if len(call.inputs) != 1 or changed:
             analysis.keep_all(call)
             return
         axis = self.axis(layer, source)
@@ -543,8 +547,8 @@ class Merge(Rule):
         for position, argument in enumerate(args):
             if isinstance(argument, (int, float)):
                 numbers[position] = float(argument)
-            elif argument not in call.inputs:
-                return None
+            elif not any(argument is value for value in call.inputs):
+                return None  # such as an array
         return numbers
 
     def _bypass(self, analysis, call, constants, numbers):

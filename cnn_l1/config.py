@@ -201,10 +201,12 @@ class ModelConfig(Section):
 class PenaltyConfig(Section):
     """Which penalty, how strong, and on what."""
 
-    name: Literal["l1", "l1l2", "none"] = "l1"
-    """L1, elastic net, or no penalty."""
+    name: Literal["l1", "l1l2", "group_l1", "slimming", "none"] = "l1"
+    """L1, elastic net, L1 of whole channels, L1 of batch-norm scales, or no penalty."""
     l1_strength: STRENGTH = 1e-3
-    """The field's λ: penalty `l1_strength · sum(|w|)`."""
+    """The field's λ: penalty `l1_strength · sum(|w|)`, or of the channels' norms."""
+    l1_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """For `group_l1`: the part of it that is plain L1 (sparse group lasso)."""
     l2_strength: STRENGTH = 0.0
     """For `l1l2`: penalty `l2_strength · sum(w²)` on top."""
     layers: dict[str, STRENGTH] = {}
@@ -219,6 +221,27 @@ class PenaltyConfig(Section):
         if self.l2_strength and self.name != "l1l2":
             raise ValueError(f"l2_strength must be 0 unless name is 'l1l2', not {self.name!r}")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _channels_bring_their_own(self):
+        if self.l1_ratio and self.name != "group_l1":
+            raise ValueError(f"l1_ratio must be 0 unless name is 'group_l1', not {self.name!r}")
+        for setting in ("biases", "batch_norm"):
+            if getattr(self, setting) and self.name in ("group_l1", "slimming"):
+                raise ValueError(
+                    f"{setting} must be false for name {self.name!r}, which says itself "
+                    "what belongs to a channel"
+                )
+        return self
+
+    @property
+    def zeroes(self):
+        """What it makes zero, as `Threshold` names them."""
+        if self.name == "slimming":
+            return ("scales",)
+        if self.name == "group_l1":
+            return ("channels", "weights") if self.l1_ratio else ("channels",)
+        return ("weights",)
 
 
 class ScheduleConfig(Section):
@@ -330,7 +353,7 @@ class ThresholdingConfig(Section):
     """Zeroing what is small; zeros are held from then on."""
 
     threshold: STRENGTH | None = None
-    """Zero weights with |w| below this."""
+    """Zero weights with |w| below this; under `group_l1` also channels, by root mean square."""
     relative_threshold: STRENGTH | None = None
     """Zero weights with |w| below this many standard deviations of their kernel."""
     start_epochs: COUNT | None = None
@@ -357,6 +380,19 @@ class FineTuningConfig(Section):
     """Stop when validation accuracy has not risen for this many epochs."""
 
 
+class ShrinkConfig(Section):
+    """Taking out channels that carry nothing; `shrunk/` holds the files."""
+
+    enabled: bool = True
+    """Whether to, where there are any."""
+    round_to: POSITIVE = 1
+    """Keep channel counts at multiples of this."""
+    allow_empty: bool = False
+    """Whether a branch without channels may vanish from a concatenation."""
+    fine_tuning_epochs: COUNT = 0
+    """Epochs of fine-tuning after it, remaining zeros held; best epoch by validation."""
+
+
 class ExportConfig(Section):
     """Which files are written; `keras` always is."""
 
@@ -365,6 +401,8 @@ class ExportConfig(Section):
         "float32",
         "int8",
     )
+    fold_batch_norm: bool = False
+    """Fold batch-norms into convolutions in every file; TFLite files have it anyway."""
     calibration_images: POSITIVE = 500
     """Training images that set the int8 ranges."""
 
@@ -392,6 +430,7 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     thresholding: ThresholdingConfig | None = None
     fine_tuning: FineTuningConfig = FineTuningConfig()
+    shrink: ShrinkConfig = ShrinkConfig()
     baseline: bool = True
     """Also train the dense twin: same network, data and epochs, no penalty."""
     export: ExportConfig = ExportConfig()

@@ -45,6 +45,9 @@ class Analysis:
         for value in graph.inputs:
             self.set_fresh(value, "input of the model")
         for call in graph.calls:
+            if call.training:
+                # Not what the rules describe: noise, and statistics of the batch.
+                self.rules[call] = None
             if self.rules[call] is None:
                 self.keep_all(call)
             else:

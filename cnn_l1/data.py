@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import re
 import socket
 from collections.abc import Callable
 
@@ -196,6 +197,8 @@ def _builder(config):
         return builder
     data_dir = _data_dir(config)
     try:
+        if ":" in config.name and not re.search(r":(\d+|\*)(\.(\d+|\*)){2}$", config.name):
+            raise ValueError("a name of another hub, such as huggingface:mnist")
         # No look at the public bucket: it would wait for a network.
         tfds.core.utils.gcs_utils._is_gcs_disabled = True
         builder = tfds.builder(config.name, data_dir=data_dir)

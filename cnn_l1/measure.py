@@ -29,6 +29,7 @@ class Measurement:
         latency_median_ms: Of one image, one thread, in CPU time.
         latency_p90_ms: The 90th percentile of the same runs.
         operators: Names of the operators, each once.
+        macs: Multiply-adds of one image, counted on the network that was exported.
     """
 
     accuracy: float
@@ -43,6 +44,7 @@ class Measurement:
     latency_median_ms: float | None = None
     latency_p90_ms: float | None = None
     operators: tuple[str, ...] = ()
+    macs: int | None = None
 
 
 class TFLiteRunner:
@@ -156,12 +158,12 @@ def _contents(path):
     return (file.read_bytes() for file in files)
 
 
-def time_files(paths, image, runs):
+def time_files(paths, images, runs):
     """Time TFLite files side by side: in turn, run by run, one thread.
 
     Args:
         paths: The files.
-        image: One image in 0-255.
+        images: One image for each file, as it takes it.
         runs: Timed runs a file, after a tenth as many to warm up.
 
     Returns:
@@ -170,7 +172,7 @@ def time_files(paths, image, runs):
         would in wall time.
     """
     runners = [TFLiteRunner(path) for path in paths]
-    for runner in runners:
+    for runner, image in zip(runners, images, strict=True):
         runner(image)
     times = np.empty((runs, len(runners)))
     warm_up = max(1, runs // 10)

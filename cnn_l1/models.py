@@ -10,7 +10,7 @@ import fnmatch
 import keras
 from keras import layers
 
-from cnn_l1 import penalties
+from cnn_l1 import coupling, groups, penalties
 from cnn_l1.config import DEFAULT_BLOCKS, ConfigError
 
 
@@ -91,7 +91,7 @@ class _Regularizers:
 
     def penalty(self, layer_name):
         strength = self.strength(layer_name)
-        if self.config.name == "none":
+        if self.config.name in ("none", "group_l1", "slimming"):
             return None
         if self.config.name == "l1l2":
             return penalties.L1L2(strength, self.config.l2_strength)
@@ -106,8 +106,20 @@ class _Regularizers:
                 is_bias = not in_batch_norm and variable.name == "bias"
                 if (is_bias and self.config.biases) or (in_batch_norm and self.config.batch_norm):
                     variable.regularizer = self.penalty(layer.name)
+        if self.config.name == "group_l1":
+            groups.attach_groups(
+                model, self.config.l1_strength, self.config.l1_ratio, self.strength
+            )
+        if self.config.name == "slimming":
+            try:
+                groups.attach_slimming(model, self.config.l1_strength)
+            except ValueError as error:
+                raise ConfigError(f"penalty.name: {error}") from None
         if self.unused:
             names = [layer.name for layer in model.layers if layer.trainable_variables]
+            if self.config.name == "group_l1":
+                # Channels that several layers make take the strength of the first.
+                names = [space.members[0].layer for space in coupling.channel_spaces(model)]
             raise ConfigError(
                 f"penalty.layers: expected patterns that match one of {', '.join(names)}. "
                 f"Received: {', '.join(sorted(self.unused))}"

@@ -78,8 +78,8 @@ def print_files(files, console=None):
     """
     table = Table(title="Exported files, measured on the test split", title_justify="left")
     table.add_column("file")
-    headings = "accuracy", "± SE", "as Keras", "bytes", "deflated", "zeros", "median ms", "p90 ms"
-    for heading in headings:
+    shown = "accuracy", "± SE", "as Keras", "bytes", "deflated", "zeros", "MACs"
+    for heading in (*shown, "median ms", "p90 ms"):
         table.add_column(heading, justify="right")
     for name, file in files.items():
         zeros = "" if file.zeros is None else f"{file.zeros / file.weights:.2%}"
@@ -92,6 +92,7 @@ def print_files(files, console=None):
             f"{file.bytes:,}",
             f"{file.deflated_bytes:,}",
             zeros,
+            "" if file.macs is None else f"{file.macs:,}",
             f"{file.latency_median_ms:.4f}" if timed else "",
             f"{file.latency_p90_ms:.4f}" if timed else "",
         )

@@ -152,16 +152,15 @@ def apply_shrink(model, plan):
     """
     import keras
 
+    from cnn_l1 import graph
+
     if fingerprint(model) != plan._fingerprint:
         raise ShrinkError(
             "Expected the model that was planned, with the same layers and weights. Received: "
             f"{model.name!r}, which differs. Call plan_shrink on it again."
         )
     analysis = plan._analysis
-    tensors = {}
-    for value in analysis.graph.inputs:
-        tensor = value.tensor
-        tensors[value] = keras.Input(batch_shape=value.shape, dtype=tensor.dtype, name=tensor.name)
+    tensors = {value: graph.new_input(value) for value in analysis.graph.inputs}
     inputs = list(tensors.values())
     builder = _Builder(analysis, plan._live)
     for call in analysis.needed_calls():
@@ -193,6 +192,31 @@ def fingerprint(model):
     for variable in model.weights:
         crc = zlib.crc32(np.asarray(variable).tobytes(), crc)
     return tuple(layer.name for layer in model.layers), crc
+
+
+def check_same_output(model, shrunk, samples):
+    """Raise `ShrinkError` unless two models give the same outputs.
+
+    Sums of up to thousands of float32 terms are taken in another order, so outputs
+    may differ by `TOLERANCE` of the largest one: about 1,000 roundings.
+
+    Args:
+        model: A `keras.Model` with one input and one output.
+        shrunk: The other.
+        samples: `(count, …)` inputs.
+    """
+    import numpy as np
+
+    expected, received = (np.asarray(m(samples, training=False)) for m in (model, shrunk))
+    difference = float(np.max(np.abs(expected - received)))
+    if not difference <= TOLERANCE * float(np.max(np.abs(expected))):
+        raise ShrinkError(
+            "Expected the same output once channels are gone. Received: a difference of "
+            f"{difference:.3g}, for outputs up to {np.max(np.abs(expected)):.3g}"
+        )
+
+
+TOLERANCE = 1e-4
 
 
 class _Liveness:
@@ -309,6 +333,24 @@ class _Liveness:
 
     def _vanishing(self):
         """Values without a channel that only concatenations read, which drop them."""
+        shared: dict[int, int] = {}
+        for call in self.calls:
+            shared[id(call.operation)] = shared.get(id(call.operation), 0) + 1
+        staying: set[int] = set()
+        while True:
+            vanished = self._vanishing_but(staying)
+            gone: dict[int, int] = {}
+            for call in self.calls:
+                key = id(call.operation)
+                gone[key] = gone.get(key, 0) + (call.outputs[0] in vanished)
+            # A layer vanishes with all of its calls or with none.
+            torn = {key for key, count in gone.items() if 0 < count < shared[key]}
+            if not torn:
+                return vanished
+            staying |= torn
+
+    def _vanishing_but(self, staying):
+        """`_vanishing`, where the layers `staying` by id stay."""
         from keras import layers
 
         vanished: set = set()
@@ -324,7 +366,8 @@ class _Liveness:
 
         for call in reversed(self.calls):
             value = call.outputs[0]
-            if len(call.outputs) > 1 or not empty(value) or value in outputs:
+            stays = id(call.operation) in staying or value in outputs
+            if len(call.outputs) > 1 or not empty(value) or stays:
                 continue
             if all(
                 reader.outputs[0] in vanished
@@ -374,16 +417,21 @@ class _Builder:
                 changes["use_bias"] = True
             try:
                 self.made[key] = graph.copy_operation(call.operation, call.name, **changes)
-            except (TypeError, NotImplementedError) as error:
-                raise ShrinkError(
-                    f"{call.name}: expected a layer that its config can make anew. "
-                    f"Received: {call.kind}, which cannot ({error})"
-                ) from None
+            except (TypeError, ValueError, NotImplementedError) as error:
+                raise self._refusal(call, error) from None
         return self.made[key]
+
+    def _refusal(self, call, error):
+        return ShrinkError(
+            f"{call.name}: expected a layer that its config can make anew. "
+            f"Received: {call.kind}, which cannot ({' '.join(str(error).split())[:200]})"
+        )
 
     def fill(self, call):
         """Give a layer that was just built its weights."""
         import numpy as np
+
+        from cnn_l1 import graph
 
         key = id(call.operation)
         if key in self.filled or not getattr(call.operation, "weights", None):
@@ -400,10 +448,14 @@ class _Builder:
             by_name["bias"] = by_name.get("bias", 0.0) + bias
         if len(by_name) < len(call.operation.weights):
             # Names repeat inside layers of layers; their shapes are as they were.
-            new.set_weights(call.operation.get_weights())
-            return
-        for variable in new.weights:
-            variable.assign(by_name[variable.name])
+            try:
+                new.set_weights(call.operation.get_weights())
+            except ValueError as error:
+                raise self._refusal(call, error) from None
+        else:
+            for variable in new.weights:
+                variable.assign(by_name[variable.name])
+        graph.settle(new)
 
 
 def labelled(analysis, call):
@@ -497,6 +549,8 @@ def _size(shape):
 
 def _new_shapes(analysis, call, builder):
     """The shapes of a layer's weights once channels are gone, by position and name."""
+    if "mean" in config_changes(analysis, call, builder.kept):
+        return {}  # a Normalization's weights become settings
     shapes = {id(v): list(v.shape) for v in call.operation.weights}
     for part in analysis.slices(call) if labelled(analysis, call) else []:
         shapes[id(part.variable)][part.axis] = int(builder.kept(part.labels).sum())

@@ -102,6 +102,15 @@ def kernels(model):
     return unique
 
 
+def scales(model):
+    """The trainable batch-norm scales of a model, as `(layer name, variable)` pairs."""
+    found: dict[int, tuple] = {}
+    for layer in leaf_layers(model):
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.scale:
+            found.setdefault(id(layer.gamma), (layer.name, layer.gamma))
+    return [(name, variable) for name, variable in found.values() if variable.trainable]
+
+
 def leaf_layers(model):
     """The layers of a model that hold weights themselves, nested models opened.
 

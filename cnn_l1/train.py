@@ -105,17 +105,18 @@ def run(config, output, overwrite=False):
         counts = sparsity.count(sparse)
         report.print_layers(counts)
 
-        files = export_files(sparse, folder, config, dataset)
+        networks = {"": sparse}
+        shrunk = shrink_network(model, sparse, dataset, config, logs, history)
+        if shrunk is not None:
+            networks["shrunk/"] = shrunk
         if config.baseline:
-            dense = train_dense_twin(config, dataset, statistics)
-            (folder / "dense").mkdir()
-            files |= export_files(dense, folder / "dense", config, dataset, prefix="dense/")
+            networks["dense/"] = train_dense_twin(config, dataset, statistics)
+        files: dict[str, tuple] = {}
+        for prefix, network in networks.items():
+            files |= export_files(network, folder, config, dataset, prefix)
 
         test = dataset.load_test()
-        references = {"": predict(sparse, test)}
-        if config.baseline:
-            references["dense/"] = predict(dense, test)
-        measured = measure_files(folder, files, test, references, config.measure)
+        measured = measure_files(folder, files, test, networks, config.measure)
         report.print_files(measured)
 
         (folder / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
@@ -128,7 +129,10 @@ def run(config, output, overwrite=False):
             "method": config.training.method,
             "l1_strength": config.penalty.l1_strength,
             "counts": report.counts_as_dict(counts),
-            "validation_accuracy": measure_accuracy(sparse, dataset.validation),
+            "validation_accuracy": {
+                prefix.rstrip("/") or "sparse": measure_accuracy(network, dataset.validation)
+                for prefix, network in networks.items()
+            },
             "files": {name: dataclasses.asdict(figures) for name, figures in measured.items()},
             "seconds": round(time.monotonic() - start, 1),
             "versions": versions(),
@@ -172,21 +176,27 @@ def sparsify(model, dataset, config, logs):
         strength = [callbacks.LogValue("l1_strength", 0.0)]
     elif training.method == "proximal":
         penalties.detach(model)
-        optimizer = callbacks.Proximal(optimizer, threshold=training.proximal_threshold)
+        optimizer = callbacks.Proximal(
+            optimizer, threshold=training.proximal_threshold, include=held_variables(config.penalty)
+        )
         strength = [callbacks.StrengthRamp(training.ramp_epochs), *strength]
     if scheduled and not isinstance(optimizer, callbacks.HoldZeros):
-        optimizer = callbacks.HoldZeros(optimizer, hold_zeros=False)
+        optimizer = callbacks.HoldZeros(
+            optimizer, hold_zeros=False, include=held_variables(config.penalty)
+        )
     steering = strength
     if scheduled:
-        steering.append(
+        steering += [
             callbacks.Threshold(
                 thresholding.threshold,
                 thresholding.relative_threshold,
                 thresholding.start_epochs,
                 thresholding.every_epochs,
                 training.empty_layers,
+                kind,
             )
-        )
+            for kind in config.penalty.zeroes
+        ]
     if training.early_stopping_epochs:
         steering.append(_early_stopping("val_loss", training.early_stopping_epochs, training))
     return fit(model, optimizer, dataset, config, training.epochs, steering, logs)
@@ -198,34 +208,75 @@ def threshold_at_the_end(model, config):
 
     thresholding = config.thresholding
     if thresholding is None:
+        if config.penalty.name == "slimming":
+            callbacks.zero_shifts_without_scale(model)
         return
-    callbacks.apply_threshold(
-        model,
-        thresholding.threshold,
-        thresholding.relative_threshold,
-        config.training.empty_layers,
-    )
+    for kind in config.penalty.zeroes:
+        callbacks.apply_threshold(
+            model,
+            thresholding.threshold,
+            thresholding.relative_threshold,
+            config.training.empty_layers,
+            kind,
+        )
 
 
 def fine_tune(model, dataset, config, logs):
     """The stage without the penalty, zeros held exactly; keeps the best epoch."""
+    first = config.training.epochs
+    return tune(model, dataset, config, logs, config.fine_tuning.epochs, first)
+
+
+def tune(model, dataset, config, logs, epochs, first_epoch):
+    """Train without penalty, zeros held exactly, and keep the best epoch."""
     from cnn_l1 import callbacks, penalties
 
-    tuning = config.fine_tuning
-    if not tuning.epochs:
+    if not epochs:
         return []
-    held = "all" if config.penalty.biases or config.penalty.batch_norm else "kernels"
+    tuning = config.fine_tuning
     penalties.attach(model, None, kernels_only=False)
     rate = tuning.learning_rate or config.optimizer.learning_rate
-    steps = dataset.train.steps_per_epoch(config.training.batch_size) * tuning.epochs
+    steps = dataset.train.steps_per_epoch(config.training.batch_size) * epochs
     optimizer = make_optimizer(config.optimizer, rate, steps)
     if config.penalty.name != "none" or config.thresholding is not None:
-        optimizer = callbacks.HoldZeros(optimizer, include=held)
+        optimizer = callbacks.HoldZeros(optimizer, include=held_variables(config.penalty))
     steering = [callbacks.LogValue("l1_strength", 0.0), callbacks.BestWeights("val_accuracy")]
     if tuning.early_stopping_epochs:
         steering.append(_early_stopping("val_accuracy", tuning.early_stopping_epochs))
-    first = config.training.epochs
-    return fit(model, optimizer, dataset, config, tuning.epochs, steering, logs, first)
+    return fit(model, optimizer, dataset, config, epochs, steering, logs, first_epoch)
+
+
+def held_variables(penalty):
+    """Where zeros are held: wherever the penalty can make some."""
+    everywhere = penalty.biases or penalty.batch_norm or penalty.zeroes != ("weights",)
+    return "all" if everywhere else "kernels"
+
+
+def shrink_network(model, sparse, dataset, config, logs, history):
+    """The network without its empty channels, or `None` where nothing can go.
+
+    Args:
+        model: The trained model, with its augmentation.
+        sparse: Its plain copy, which the smaller one must equal.
+        history: Rows of a fine-tuning behind it are added here.
+    """
+    from cnn_l1 import export, models, shrink
+
+    if not config.shrink.enabled:
+        return None
+    plan = shrink.plan_shrink(model, config.shrink.round_to, config.shrink.allow_empty)
+    print(plan)
+    if not plan.removes_anything:
+        return None
+    small = shrink.apply_shrink(model, plan)
+    drop = models.AUGMENTATION_LAYERS
+    shrunk = export.plain_copy(small, drop_layers=drop)
+    shrink.check_same_output(sparse, shrunk, dataset.validation.sample(256))
+    if config.shrink.fine_tuning_epochs:
+        first = config.training.epochs + config.fine_tuning.epochs
+        history += tune(small, dataset, config, logs, config.shrink.fine_tuning_epochs, first)
+        shrunk = export.plain_copy(small, drop_layers=drop)
+    return shrunk
 
 
 def train_dense_twin(config, dataset, statistics):
@@ -233,7 +284,9 @@ def train_dense_twin(config, dataset, statistics):
     from cnn_l1 import export, models
 
     print("Dense twin: the same run without penalty")
-    penalty = config.penalty.model_copy(update={"name": "none", "l2_strength": 0.0})
+    penalty = config.penalty.model_copy(
+        update={"name": "none", "l2_strength": 0.0, "l1_ratio": 0.0}
+    )
     training = config.training.model_copy(update={"ramp_epochs": 0})
     update = {"penalty": penalty, "training": training, "thresholding": None}
     twin = config.model_copy(update=update)
@@ -332,8 +385,12 @@ def _early_stopping(monitor, patience, training=None):
 
 def export_files(model, folder, config, dataset, prefix=""):
     """Write the configured formats; returns `{name: (kind, path)}`."""
-    from cnn_l1 import export
+    from cnn_l1 import export, fold
 
+    folder = folder / prefix
+    folder.mkdir(exist_ok=True)
+    if config.export.fold_batch_norm:
+        model = fold.fold_batch_norm(model)
     files = {f"{prefix}model.keras": ("keras", folder / "model.keras")}
     export.export_keras(model, folder / "model.keras")
     for kind in config.export.formats:
@@ -361,19 +418,22 @@ def measure_accuracy(model, split):
     return float((predict(model, split).argmax(axis=1) == split.labels).mean())
 
 
-def measure_files(folder, files, test, references, config):
+def measure_files(folder, files, test, networks, config):
     """Measure every exported file; returns `{name: Measurement}`."""
-    from cnn_l1 import measure
+    from cnn_l1 import macs, measure
 
     measures = {"keras": measure.measure_keras, "saved_model": measure.measure_saved_model}
+    outputs = {prefix: predict(network, test) for prefix, network in networks.items()}
+    costs = {prefix: sum(macs.count_macs(n).values()) for prefix, n in networks.items()}
     measured = {}
     for name, (kind, path) in files.items():
-        reference = references["dense/" if name.startswith("dense/") else ""]
+        prefix = next(p for p in sorted(networks, reverse=True) if name.startswith(p))
         function = measures.get(kind, measure.measure_tflite)
-        measured[name] = function(path, test.evaluation_batches(), reference)
+        figures = function(path, test.evaluation_batches(), outputs[prefix])
+        measured[name] = dataclasses.replace(figures, macs=costs[prefix])
     timed = [name for name, (kind, _) in files.items() if kind not in measures]
-    image = test.sample(1)[0]
-    latencies = measure.time_files([files[n][1] for n in timed], image, config.latency_runs)
+    images = [test.sample(1)[0]] * len(timed)
+    latencies = measure.time_files([files[n][1] for n in timed], images, config.latency_runs)
     for name, (median, p90) in zip(timed, latencies, strict=True):
         measured[name] = dataclasses.replace(
             measured[name], latency_median_ms=median, latency_p90_ms=p90
@@ -407,8 +467,9 @@ def _known_failure(error):
 
     from cnn_l1.callbacks import DivergedError, EmptyLayerError
     from cnn_l1.export import ExportError
+    from cnn_l1.shrink import ShrinkError
 
-    if isinstance(error, (DivergedError, EmptyLayerError, ExportError)):
+    if isinstance(error, (DivergedError, EmptyLayerError, ExportError, ShrinkError)):
         return str(error)
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if full or any(t in str(error) for t in ("No space left", "File too large", "errno = 28")):

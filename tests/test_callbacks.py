@@ -347,3 +347,63 @@ def test_best_weights_in_fit_restores_the_epoch():
 def test_best_weights_names_the_missing_key():
     with pytest.raises(ValueError, match=r"BestWeights expects 'val_accuracy'.*loss"):
         fit(make_model(), BestWeights())
+
+
+# --- Channels and scales ---------------------------------------------------------
+
+
+def channel_model():
+    """Two convolutions with a batch-norm between, a pooled head; known magnitudes."""
+    keras.utils.set_random_seed(0)
+    images = keras.Input((6, 6, 1))
+    x = keras.layers.Conv2D(3, 3, name="conv")(images)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = keras.layers.Conv2D(2, 3, name="last")(keras.layers.Activation("relu")(x))
+    return keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
+
+
+def test_channels_go_by_their_root_mean_square_and_whole():
+    model = channel_model()
+    conv, norm = model.get_layer("conv"), model.get_layer("norm")
+    # Nine weights, a bias, a scale and a shift each: 12 values of one size.
+    sizes = np.array([0.5, 0.1, 0.09], "float32")
+    conv.kernel.assign(np.broadcast_to(sizes, conv.kernel.shape))
+    for variable in (conv.bias, norm.gamma, norm.beta):
+        variable.assign(sizes)
+    last = np.array(model.get_layer("last").kernel)
+    assert apply_threshold(model, threshold=0.095, of="channels") == 1
+    for variable in (conv.kernel, conv.bias, norm.gamma, norm.beta):
+        gone = np.asarray(variable) == 0
+        assert np.array_equal(gone.reshape(-1, 3).all(axis=0), [False, False, True])
+        assert gone.reshape(-1, 3).sum() == gone.reshape(-1, 3)[:, 2].sum()
+    assert np.array_equal(last, model.get_layer("last").kernel)  # its channels are outputs
+    # Half of √((0.5² + 0.1²)/3) = 0.147 over the space: the second goes, the first stays.
+    assert apply_threshold(model, relative_threshold=0.5, of="channels") == 1
+    assert apply_threshold(model, threshold=0.095, of="channels") == 0
+
+
+def test_scales_take_their_shifts_with_them():
+    model = channel_model()
+    conv, norm = model.get_layer("conv"), model.get_layer("norm")
+    norm.gamma.assign([0.5, -0.01, 0.02])
+    norm.beta.assign([1.0, 2.0, 3.0])
+    kernel = np.array(conv.kernel)
+    assert apply_threshold(model, threshold=0.015, of="scales") == 1
+    assert np.asarray(norm.gamma).tolist() == pytest.approx([0.5, 0.0, 0.02])
+    assert np.asarray(norm.beta).tolist() == [1.0, 0.0, 3.0]
+    assert np.array_equal(kernel, conv.kernel)
+
+
+@pytest.mark.parametrize("of", ["weights", "channels", "scales"])
+def test_forbidden_emptying_changes_nothing(of):
+    model = channel_model()
+    before = model.get_weights()
+    with pytest.raises(EmptyLayerError, match="is all zero by the threshold"):
+        apply_threshold(model, threshold=100.0, empty_layers="forbid", of=of)
+    for one, other in zip(before, model.get_weights(), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_threshold_of_something_unknown():
+    with pytest.raises(ValueError, match=r"`of` must be one of weights, channels.*'layers'"):
+        Threshold(0.1, of="layers")

@@ -234,6 +234,16 @@ REFUSED = {
         ("penalty: ", "l2_strength must be 0 unless name is 'l1l2', not 'l1'", "0.1"),
         (),
     ),
+    "l1_ratio without group_l1": (
+        in_section("penalty", "l1_ratio: 0.1"),
+        ("penalty: ", "l1_ratio must be 0 unless name is 'group_l1', not 'l1'", "0.1"),
+        (),
+    ),
+    "biases of group_l1": (
+        in_section("penalty", "name: group_l1, biases: true"),
+        ("penalty: ", "biases must be false for name 'group_l1'"),
+        (),
+    ),
     "momentum with adam": (
         in_section("optimizer", "name: adam, momentum: 0.9"),
         ("optimizer: ", "momentum is no setting of 'adam', which takes: beta_1,", "0.9"),

@@ -165,10 +165,10 @@ def test_int8_outputs_are_decoded(files, reference):
 
 def test_time_files_gives_a_pair_for_each_file(files):
     paths = [files / "f.tflite", files / "i.tflite", files / "f.tflite"]
-    times = measure.time_files(paths, IMAGES[0], runs=5)
+    times = measure.time_files(paths, [IMAGES[0]] * 3, runs=5)
     assert len(times) == 3
     assert all(0 < median <= p90 for median, p90 in times)
-    assert measure.time_files([], IMAGES[0], runs=5) == []
+    assert measure.time_files([], [], runs=5) == []
 
 
 def test_time_files_takes_the_median_and_the_tail(monkeypatch):
@@ -190,7 +190,7 @@ def test_time_files_takes_the_median_and_the_tail(monkeypatch):
 
     monkeypatch.setattr(measure, "TFLiteRunner", Runner)
     monkeypatch.setattr(measure, "time", types.SimpleNamespace(thread_time_ns=lambda: now[0]))
-    ((median, p90),) = measure.time_files(["any"], None, runs=10)
+    ((median, p90),) = measure.time_files(["any"], [None], runs=10)
     assert median == pytest.approx(5.5)
     assert p90 == pytest.approx(9.1)  # NumPy's linear interpolation
 

@@ -31,6 +31,7 @@ TINY = {
     "optimizer": {"learning_rate": 0.01},
     "training": {"epochs": 3},
     "fine_tuning": {"epochs": 2},
+    "shrink": {"enabled": False},
     "export": {"calibration_images": 50},
     "measure": {"latency_runs": 1},
 }
@@ -249,6 +250,7 @@ COMBINATIONS = {
         "export.formats=[saved_model]",
     ),
     "crops": ("data.augmentation={crop_pixels: 1}",),
+    "batch-norm folded": ("export.fold_batch_norm=true", "export.formats=[float32]"),
 }
 
 
@@ -280,6 +282,67 @@ def test_settings_together(config_file, tmp_path, name):
         assert zeros.other_zeros > 0
     if thresholding is not None and thresholding.start_epochs:
         assert history["sparsity"][1] > history["sparsity"][0]
+
+
+# Channels that go.
+
+CHANNELS = {
+    "groups": ("penalty={name: group_l1, l1_strength: 0.05}",),
+    "sparse groups, mixed_bfloat16": (
+        "penalty={name: group_l1, l1_strength: 0.05, l1_ratio: 0.3}",
+        "model.dtype_policy=mixed_bfloat16",
+        "data.augmentation={shift_pixels: 1}",
+    ),
+    "scheduled channels, fine-tuned when shrunk": (
+        "penalty={name: group_l1, l1_strength: 0.001}",
+        "thresholding={relative_threshold: 0.95, start_epochs: 1}",
+        "shrink={fine_tuning_epochs: 1, round_to: 2}",
+    ),
+    "slimming": (
+        "penalty={name: slimming, l1_strength: 0.01}",
+        "thresholding={threshold: 0.97}",
+        "penalty.layers={}",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_channels_are_zeroed_and_taken_out(config_file, tmp_path, capsys, name):
+    quick = [setting for setting in QUICK if not setting.startswith(("training", "export"))]
+    settings = ["training.epochs=2", "export.formats=[float32]", "shrink.enabled=true"]
+    overrides = [*quick, *settings, *CHANNELS[name]]
+    assert train.main(arguments(config_file, tmp_path / "run", *overrides)) == 0
+    assert "→" in capsys.readouterr().out  # the plan
+    report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+    zeroed = report["files"]["model_float32.tflite"]
+    shrunk = report["files"]["shrunk/model_float32.tflite"]
+    assert set(report["validation_accuracy"]) == {"sparse", "shrunk"}
+    assert shrunk["macs"] < zeroed["macs"]
+    assert shrunk["bytes"] < zeroed["bytes"]
+    resolved = config.load(tmp_path / "run" / "config.yaml")
+    large, small = (
+        keras.models.load_model(tmp_path / "run" / folder / "model.keras")
+        for folder in ("", "shrunk")
+    )
+    assert sparsity.count(small).weights < sparsity.count(large).weights
+    x = np.random.default_rng(0).uniform(0, 255, (8, 8, 8, 1)).astype("float32")
+    expected, received = (np.asarray(m(x, training=False)) for m in (large, small))
+    if resolved.shrink.fine_tuning_epochs:
+        history = read_history(tmp_path / "run")
+        assert history["epoch"].tolist() == [1, 2, 3]
+        assert np.abs(expected - received).max() > 1e-3
+        assert small.get_layer("dense_1").units % 2 == 0
+    else:
+        # Sums of some tens of float32 terms in another order.
+        tolerance = 1e-5 * np.abs(expected).max()
+        np.testing.assert_allclose(received, expected, rtol=0, atol=tolerance)
+        assert zeroed["accuracy"] == shrunk["accuracy"]
+
+
+def test_nothing_to_take_out_leaves_no_folder(config_file, tmp_path):
+    overrides = [*QUICK, "penalty.l1_strength=0", "shrink.enabled=true"]
+    assert train.main(arguments(config_file, tmp_path / "run", *overrides)) == 0
+    assert not (tmp_path / "run" / "shrunk").exists()
 
 
 # Nothing half-written, nothing overwritten unasked.
@@ -356,6 +419,11 @@ BAD_SETTINGS = {
     "split": (["data.test_split=tset"], ["data.test_split", "tset"]),
     "too small": (["model.blocks=null", "data.image_size=[3, 3]"], ["model", "3x3x1"]),
     "last block": (["model.blocks.4.units=7"], ["model.blocks", "10"]),
+    "slimming without batch-norm": (
+        ["penalty.name=slimming", "model.blocks=null"],
+        ["penalty.name", "BatchNormalization"],
+    ),
+    "ratio without groups": (["penalty.l1_ratio=0.5"], ["l1_ratio", "group_l1"]),
     "pattern": (["penalty.layers={nowhere*: 0.1}"], ["penalty.layers", "nowhere*"]),
 }
 
