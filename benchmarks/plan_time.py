@@ -16,7 +16,6 @@ import_tensorflow()
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 from keras import layers  # noqa: E402
-
 from shrink_latency import zero_channels  # noqa: E402
 
 from cnn_l1 import shrink  # noqa: E402
