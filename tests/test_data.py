@@ -270,6 +270,7 @@ def test_statistics_of_digits(digits, streamed):
         ("", ""),
         ("mnist/none", " Did you mean 'mnist'?"),
         ("mnist:9.9.9", " Did you mean 'mnist'?"),
+        ("huggingface:mnist", ""),
     ],
 )
 def test_unknown_data_set(name, hint, tmp_path):

@@ -179,6 +179,14 @@ def test_one_kernel_is_group_l1(step):
         np.testing.assert_array_equal(got, x)
 
 
+def test_a_step_of_zero_changes_nothing():
+    values = make_values()
+    for steps in ([0.0] * 5, [tf.zeros(v.shape, "float64") for v in values]):
+        got = as_numpy(CoupledGroupL1(make_space(), STRENGTH, RATIO).prox_all(values, steps))
+        for new, old in zip(got, values, strict=True):
+            np.testing.assert_array_equal(new, old)
+
+
 def test_nan_stays():
     values = make_values()
     values[1][0, 1] = np.nan
