@@ -106,15 +106,14 @@ class _Regularizers:
                 is_bias = not in_batch_norm and variable.name == "bias"
                 if (is_bias and self.config.biases) or (in_batch_norm and self.config.batch_norm):
                     variable.regularizer = self.penalty(layer.name)
-        if self.config.name == "group_l1":
-            groups.attach_groups(
-                model, self.config.l1_strength, self.config.l1_ratio, self.strength
-            )
-        if self.config.name == "slimming":
-            try:
-                groups.attach_slimming(model, self.config.l1_strength)
-            except ValueError as error:
-                raise ConfigError(f"penalty.name: {error}") from None
+        strength, ratio = self.config.l1_strength, self.config.l1_ratio
+        try:
+            if self.config.name == "group_l1":
+                groups.attach_groups(model, strength, ratio, self.strength)
+            if self.config.name == "slimming":
+                groups.attach_slimming(model, strength)
+        except ValueError as error:
+            raise ConfigError(f"penalty.name: {error}") from None
         if self.unused:
             names = [layer.name for layer in model.layers if layer.trainable_variables]
             if self.config.name == "group_l1":

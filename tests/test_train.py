@@ -423,6 +423,13 @@ BAD_SETTINGS = {
         ["penalty.name=slimming", "model.blocks=null"],
         ["penalty.name", "BatchNormalization"],
     ),
+    "groups without channels": (
+        [
+            "penalty.name=group_l1",
+            "model.blocks=[{type: flatten}, {type: dense, units: classes, activation: linear}]",
+        ],
+        ["penalty.name", "channels that can be removed"],
+    ),
     "ratio without groups": (["penalty.l1_ratio=0.5"], ["l1_ratio", "group_l1"]),
     "pattern": (["penalty.layers={nowhere*: 0.1}"], ["penalty.layers", "nowhere*"]),
 }
