@@ -142,6 +142,17 @@ class Reshaping(Rule):
             analysis.opaque(call, f"{call.name} ({call.kind}) does not keep channels apart")
             return
         axis, labels, constants = found
+        if isinstance(call.operation, layers.Reshape):
+            # One shape is set for all of its calls: they must lose the same channels.
+            first = analysis.layer_labels.get((id(call.operation), f"axis {axis}"))
+            others = [role for key, role in analysis.layer_labels if key == id(call.operation)]
+            if others and first is None:
+                for role in others:
+                    reason = f"{call.name} is shared, and channels lie on other axes"
+                    analysis.pin(analysis.layer_labels[id(call.operation), role], reason)
+                analysis.opaque(call, f"{call.name} is shared, and channels lie on other axes")
+                return
+            analysis.layer_unite(call, f"axis {axis}", labels)
         analysis.set(target, axis, labels, constants)
 
     def _reshaped(self, analysis, layer, source, target):
