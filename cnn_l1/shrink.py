@@ -171,11 +171,11 @@ def apply_shrink(model, plan):
         if len(left) == 1 and len(call.inputs) > 1:
             made = tensors[left[0]]  # of a concatenation, one branch
         elif len(left) < len(call.inputs):
-            made = builder.operation(call)([tensors[value] for value in left])
+            made = builder.made_by(call, [tensors[value] for value in left])
         else:
             resolved = {value: tensors[analysis.resolve(value)] for value in call.inputs}
             args, kwargs = call.arguments(resolved)
-            made = builder.operation(call)(*args, **kwargs)
+            made = builder.made_by(call, *args, **kwargs)
         for value, tensor in zip(call.outputs, keras.tree.flatten(made), strict=True):
             tensors[value] = tensor
         builder.fill(call)
@@ -420,6 +420,14 @@ class _Builder:
             except (TypeError, ValueError, NotImplementedError) as error:
                 raise self._refusal(call, error) from None
         return self.made[key]
+
+    def made_by(self, call, *args, **kwargs):
+        """What the layer at its new size makes of new tensors; builds it."""
+        operation = self.operation(call)
+        try:
+            return operation(*args, **kwargs)
+        except Exception as error:  # e.g. an initializer that holds an array of the old shape
+            raise self._refusal(call, error) from None
 
     def _refusal(self, call, error):
         return ShrinkError(

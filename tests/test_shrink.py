@@ -1993,3 +1993,13 @@ def test_networks_of_keras(name):
             left = layer.channels_before - (0 if layer.kind == "Dense" else dead)
             assert layer.channels_after == left, layer.name
     assert not plan_shrink(small).removes_anything
+
+
+def test_an_initializer_of_the_old_shape_is_refused_by_name():
+    inputs = keras.Input((5,))
+    values = keras.initializers.Constant(np.ones((5, 6)).tolist())
+    a = layers.Dense(6, kernel_initializer=values, name="fixed")
+    model = functional(inputs, dense()(a(inputs)))
+    zero_outputs(a, [0])
+    with pytest.raises(ShrinkError, match="fixed: expected a layer that its config can make"):
+        apply_shrink(model, plan_shrink(model))
