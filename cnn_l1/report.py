@@ -11,7 +11,7 @@ from rich.table import Table
 def _console():
     """A console; away from a terminal wide enough for every column."""
     console = Console()
-    return console if console.is_terminal else Console(width=120)
+    return console if console.is_terminal else Console(width=140)
 
 
 def write_json(path, report):
@@ -77,7 +77,7 @@ def print_files(files, console=None):
         files: Mapping from a file's name to its `Measurement`.
     """
     table = Table(title="Exported files, measured on the test split", title_justify="left")
-    table.add_column("file")
+    table.add_column("file", overflow="fold")
     shown = "accuracy", "± SE", "as Keras", "bytes", "deflated", "zeros", "MACs"
     for heading in (*shown, "median ms", "p90 ms"):
         table.add_column(heading, justify="right")

@@ -241,7 +241,7 @@ REFUSED = {
     ),
     "biases of group_l1": (
         in_section("penalty", "name: group_l1, biases: true"),
-        ("penalty: ", "biases must be false for name 'group_l1'"),
+        ("penalty: ", "biases must be false for name 'group_l1', which says", "group_l1"),
         (),
     ),
     "momentum with adam": (

@@ -32,12 +32,13 @@ FILE = Measurement(
     zeros=925,
     latency_median_ms=0.0123,
     latency_p90_ms=0.0456,
+    macs=30_464,
 )
 SAVED_MODEL = Measurement(0.5, 0.026, 360, 1.0, 0.0, 99_999, 88_888)
 
 
 def printed(show, value):
-    console = Console(file=io.StringIO(), width=120)
+    console = Console(file=io.StringIO(), width=140)
     show(value, console)
     return console.file.getvalue()
 
@@ -132,10 +133,11 @@ def test_table_of_many_layers_prints_all():
 
 def test_table_of_files():
     text = printed(report.print_files, {"int8": FILE, "saved_model": SAVED_MODEL})
-    figures = ["97.25%", "0.86%", "99.72%", "12,345", "2,345", "92.50%", "0.0123", "0.0456"]
+    figures = ["97.25%", "0.86%", "99.72%", "12,345", "2,345", "92.50%", "30,464"]
+    figures += ["0.0123", "0.0456"]
     assert row(text, "int8") == ["int8", *figures]
     # What was not measured stays empty: no zero that nobody counted.
-    assert row(text, "saved_model")[-3:] == ["", "", ""]
+    assert row(text, "saved_model")[-4:] == ["", "", "", ""]
 
 
 @pytest.mark.parametrize("show", [report.print_layers, report.print_files])
