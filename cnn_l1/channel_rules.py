@@ -79,13 +79,6 @@ class Mixing(Rule):
         analysis.opaque(call, f"{call.name} ({call.kind}) mixes channels")
 
 
-class Zeroing(Rule):
-    """Padding with zeros: a constant that is not zero differs at the border."""
-
-    def constant(self, layer, constants, axis, source):
-        return np.where(constants == 0, 0.0, np.nan)
-
-
 class PReLU(Rule):
     def couple(self, analysis, call):
         source = call.inputs[0]
@@ -128,8 +121,11 @@ class Spatial(Rule):
         analysis.set(target, axis, labels, constants)
 
 
-class ZeroPadding(Spatial, Zeroing):
-    constant = Zeroing.constant
+class ZeroPadding(Spatial):
+    """Padding with zeros: a constant that is not zero differs at the border."""
+
+    def constant(self, layer, constants, axis, source):
+        return np.where(constants == 0, 0.0, np.nan)
 
 
 class Reshaping(Rule):

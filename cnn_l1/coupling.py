@@ -158,10 +158,13 @@ class Analysis:
         dropped = self.dropped.get(call, ())
         return [self.resolve(v) for i, v in enumerate(call.inputs) if i not in dropped]
 
+    def has_labels(self, call):
+        """Whether a layer's weights are labelled: it has a rule, which did apply."""
+        return (id(call.operation), "own") in self.layer_labels
+
     def slices(self, call):
-        """The `Slice`s of a layer's weights."""
-        rule = self.rules[call]
-        return [] if rule is None else rule.slices(self, call)
+        """The `Slice`s of a layer's weights; none where they are not labelled."""
+        return self.rules[call].slices(self, call) if self.has_labels(call) else []
 
 
 def analyse(model, with_constants=True):
@@ -255,18 +258,13 @@ def channel_spaces(model):
     return found
 
 
-def layer_slices_of(analysis, calls=None):
+def layer_slices_of(analysis):
     """`(call, slices)` of every layer with weights, once for each layer."""
     seen = set()
-    for call in calls or analysis.graph.calls:
+    for call in analysis.graph.calls:
         if id(call.operation) in seen:
             continue
         seen.add(id(call.operation))
-        slices = analysis.slices(call) if has_labels(analysis, call) else []
+        slices = analysis.slices(call)
         if slices:
             yield call, slices
-
-
-def has_labels(analysis, call):
-    """Whether a layer's weights are labelled: it has a rule, which did apply."""
-    return (id(call.operation), "own") in analysis.layer_labels

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from cnn_l1.channel_rules import as_array, channel_axis
 from cnn_l1.graph import copy_operation, new_input, read_graph, settle
 
 # Where a layer's output channels lie in its last kernel.
@@ -84,20 +85,19 @@ def _foldable(graph):
         plain = layer.activation in (None, keras.activations.linear)
         if type(norm) is not layers.BatchNormalization or not once or not plain:
             continue
-        first = getattr(layer, "data_format", None) == "channels_first"
-        axis = 1 if first else len(output.shape) - 1
-        if norm.axis % len(output.shape) == axis:
+        rank = len(output.shape)
+        if norm.axis % rank == channel_axis(layer, rank):
             folded[call] = behind[0]
     return folded
 
 
 def _fill_folded(new, layer, norm):
-    scale = 1.0 / np.sqrt(_float64(norm.moving_variance) + norm.epsilon)
+    scale = 1.0 / np.sqrt(as_array(norm.moving_variance) + norm.epsilon)
     if norm.scale:
-        scale = scale * _float64(norm.gamma)
-    shift = _float64(norm.beta) if norm.center else 0.0
-    bias = _float64(layer.bias) if layer.use_bias else 0.0
-    values = {variable.name: _float64(variable) for variable in layer.weights}
+        scale = scale * as_array(norm.gamma)
+    shift = as_array(norm.beta) if norm.center else 0.0
+    bias = as_array(layer.bias) if layer.use_bias else 0.0
+    values = {variable.name: as_array(variable) for variable in layer.weights}
     kernel = "pointwise_kernel" if "pointwise_kernel" in values else "kernel"
     axis = CHANNEL_AXES[type(layer)]
     if axis is None:
@@ -106,10 +106,6 @@ def _fill_folded(new, layer, norm):
         shape = [1] * values[kernel].ndim
         shape[axis] = -1
         values[kernel] = values[kernel] * scale.reshape(shape)
-    values["bias"] = scale * (bias - _float64(norm.moving_mean)) + shift
+    values["bias"] = scale * (bias - as_array(norm.moving_mean)) + shift
     for variable in new.weights:
         variable.assign(values[variable.name])
-
-
-def _float64(variable):
-    return np.asarray(keras.ops.convert_to_numpy(variable), "float64")

@@ -9,13 +9,18 @@ is a constant that its readers can take into their biases exactly.
 
 import argparse
 import dataclasses
+import math
 import pathlib
 import sys
 import zlib
 from typing import Any
 
+import numpy as np
+
 from cnn_l1.config import ConfigError
 from cnn_l1.silence import import_tensorflow
+
+TOLERANCE = 1e-4  # of the largest output
 
 
 class ShrinkError(ValueError):
@@ -111,7 +116,7 @@ def plan_shrink(model, round_to=1, allow_empty=False):
         ShrinkError: If the model's layers form no graph, or it is not built.
         ValueError: If `round_to` is not a whole number from 1.
     """
-    from cnn_l1 import coupling, graph
+    from cnn_l1 import coupling, graph, liveness
 
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
         raise ValueError(
@@ -121,16 +126,16 @@ def plan_shrink(model, round_to=1, allow_empty=False):
         analysis = coupling.analyse(model)
     except graph.GraphError as error:
         raise ShrinkError(str(error)) from None
-    liveness = _Liveness(analysis)
-    liveness.settle(round_to, allow_empty)
-    layers, macs_known = _layer_plans(analysis, liveness)
+    found = liveness.Liveness(analysis)
+    found.settle(round_to, allow_empty)
+    layers, macs_known = _layer_plans(analysis, found)
     return ShrinkPlan(
         layers=layers,
         unsupported=tuple(analysis.unsupported),
         macs_known=macs_known,
         _analysis=analysis,
-        _live=liveness.live,
-        _vanished=liveness.vanished,
+        _live=found.live,
+        _vanished=found.vanished,
         _fingerprint=fingerprint(model),
     )
 
@@ -186,8 +191,6 @@ def apply_shrink(model, plan):
 
 def fingerprint(model):
     """What a plan depends on: the layers' names and every weight."""
-    import numpy as np
-
     crc = 0
     for variable in model.weights:
         crc = zlib.crc32(np.asarray(variable).tobytes(), crc)
@@ -205,8 +208,6 @@ def check_same_output(model, shrunk, samples):
         shrunk: The other.
         samples: `(count, …)` inputs.
     """
-    import numpy as np
-
     expected, received = (np.asarray(m(samples, training=False)) for m in (model, shrunk))
     difference = float(np.max(np.abs(expected - received)))
     if not difference <= TOLERANCE * float(np.max(np.abs(expected))):
@@ -214,182 +215,6 @@ def check_same_output(model, shrunk, samples):
             "Expected the same output once channels are gone. Received: a difference of "
             f"{difference:.3g}, for outputs up to {np.max(np.abs(expected)):.3g}"
         )
-
-
-TOLERANCE = 1e-4
-
-
-class _Liveness:
-    """The labels that the outputs depend on, and why they stay."""
-
-    def __init__(self, analysis):
-        import numpy as np
-
-        self.analysis = analysis
-        self.calls = analysis.needed_calls()
-        self.live = np.zeros(analysis.count, bool)
-        self.reasons: dict[int, str] = {}
-        self.vanished: set = set()
-        for labels, reason in analysis.pins:
-            self.mark(labels, reason)
-        self.readers = self._readers()
-
-    def mark(self, labels, reason):
-        for label in labels[~self.live[labels]]:
-            self.reasons.setdefault(int(label), reason)
-        self.live[labels] = True
-
-    def _readers(self):
-        """`(call, read labels, own labels, needs, blocked)` of each reading layer.
-
-        `needs[i, o]`: output `o` depends on input `i`, which cannot be folded.
-        """
-        import numpy as np
-
-        from cnn_l1 import coupling
-
-        analysis = self.analysis
-        by_layer: dict[int, list] = {}
-        for call in self.calls:
-            rule = analysis.rules[call]
-            if rule is not None and rule.reads and coupling.has_labels(analysis, call):
-                by_layer.setdefault(id(call.operation), []).append(call)
-        readers = []
-        for calls in by_layer.values():
-            call, layer = calls[0], calls[0].operation
-            rule = analysis.rules[call]
-            read, own = (analysis.layer_labels[id(layer), role] for role in ("read", "own"))
-            table = rule.table(layer)
-            constants = folded_constants(analysis, calls)
-            folds = rule.foldable(layer, constants)
-            needs = (table != 0) & ~folds[:, None]
-            blocked = np.isfinite(constants) & ~folds
-            readers.append((call, read, own, needs, blocked))
-        return readers[::-1]  # from the outputs backwards
-
-    def spread(self):
-        """Mark all that live channels read, until nothing is new."""
-        counted: dict[int, int] = {}
-        changed = True
-        while changed:
-            changed = False
-            for position, (call, read, own, needs, blocked) in enumerate(self.readers):
-                alive = self.live[own]
-                if counted.get(position) == alive.sum():
-                    continue
-                counted[position] = alive.sum()
-                needed = needs[:, alive].any(axis=1)
-                new = needed & ~self.live[read]
-                if new.any():
-                    changed = True
-                    pads = f"a constant that {call.name}, which pads, cannot take into its bias"
-                    self.mark(read[new & blocked], pads)
-                    self.mark(read[new & ~blocked], "")
-
-    def settle(self, round_to, allow_empty):
-        """Spread, then keep what must stay for other reasons than being read."""
-        self.spread()
-        while True:
-            self.vanished = self._vanishing() if allow_empty else set()
-            if not (self._keep_one() or self._round(round_to)):
-                return
-            self.spread()
-
-    def _own(self):
-        """`(call, own labels)` of needed layers that make channels."""
-        for call, _, own, _, _ in self.readers:
-            if call.outputs[0] not in self.vanished:
-                yield call, own
-
-    def _keep_one(self):
-        """Keep one channel of a layer that has none left; whether there was one."""
-        for call, own in self._own():
-            if not self.live[own].any():
-                self.mark(self._cheapest(call, own)[:1], "the last channel of a layer stays")
-                return True
-        return False
-
-    def _round(self, round_to):
-        added = False
-        for call, own in self._own():
-            distinct = sorted(set(own.tolist()))
-            alive = [label for label in distinct if self.live[label]]
-            # A label may stand for several channels of the layer: count channels.
-            while int(self.live[own].sum()) % round_to and len(alive) < len(distinct):
-                chosen = self._cheapest(call, own)[:1]
-                self.mark(chosen, f"channel counts stay multiples of {round_to}")
-                alive.append(int(chosen[0]))
-                added = True
-        return added
-
-    def _cheapest(self, call, own):
-        """Labels that are gone, those first that read nothing themselves."""
-        import numpy as np
-
-        gone = ~self.live[own]
-        reads = next(needs for c, _, _, needs, _ in self.readers if c is call).any(axis=0)
-        order = np.argsort(reads[gone], kind="stable")
-        return own[gone][order]
-
-    def _vanishing(self):
-        """Values without a channel that only concatenations read, which drop them."""
-        shared: dict[int, int] = {}
-        for call in self.calls:
-            shared[id(call.operation)] = shared.get(id(call.operation), 0) + 1
-        staying: set[int] = set()
-        while True:
-            vanished = self._vanishing_but(staying)
-            gone: dict[int, int] = {}
-            for call in self.calls:
-                key = id(call.operation)
-                gone[key] = gone.get(key, 0) + (call.outputs[0] in vanished)
-            # A layer vanishes with all of its calls or with none.
-            torn = {key for key, count in gone.items() if 0 < count < shared[key]}
-            if not torn:
-                return vanished
-            staying |= torn
-
-    def _vanishing_but(self, staying):
-        """`_vanishing`, where the layers `staying` by id stay."""
-        from keras import layers
-
-        vanished: set = set()
-        analysis = self.analysis
-        outputs = {analysis.resolve(value) for value in analysis.graph.outputs}
-        readers: dict = {}
-        for call in self.calls:
-            for value in analysis.inputs_left(call):
-                readers.setdefault(value, []).append(call)
-
-        def empty(value):
-            return not self.live[analysis.labels[value]].any()
-
-        for call in reversed(self.calls):
-            value = call.outputs[0]
-            stays = id(call.operation) in staying or value in outputs
-            if len(call.outputs) > 1 or not empty(value) or stays:
-                continue
-            if all(
-                reader.outputs[0] in vanished
-                or (type(reader.operation) is layers.Concatenate and not empty(reader.outputs[0]))
-                for reader in readers.get(value, ())
-            ):
-                vanished.add(value)
-        return vanished
-
-
-def folded_constants(analysis, calls):
-    """The constant that each input channel of a layer has in all of its calls."""
-    import numpy as np
-
-    rule, constants = analysis.rules[calls[0]], None
-    for call in calls:
-        value = call.inputs[0]
-        found = analysis.constants_along(value, rule.axis(call.operation, value))
-        if constants is None:
-            constants = found
-        constants = np.where(constants == found, constants, np.nan)
-    return constants
 
 
 class _Builder:
@@ -437,8 +262,6 @@ class _Builder:
 
     def fill(self, call):
         """Give a layer that was just built its weights."""
-        import numpy as np
-
         from cnn_l1 import graph
 
         key = id(call.operation)
@@ -447,7 +270,7 @@ class _Builder:
         self.filled.add(key)
         new = self.made[key]
         values = {id(v): np.asarray(v) for v in call.operation.weights}
-        for part in self.analysis.slices(call) if labelled(self.analysis, call) else []:
+        for part in self.analysis.slices(call):
             chosen = np.flatnonzero(self.kept(part.labels))
             values[id(part.variable)] = np.take(values[id(part.variable)], chosen, part.axis)
         by_name = {v.name: values[id(v)] for v in call.operation.weights}
@@ -466,21 +289,14 @@ class _Builder:
         graph.settle(new)
 
 
-def labelled(analysis, call):
-    from cnn_l1 import coupling
-
-    return coupling.has_labels(analysis, call)
-
-
 def config_changes(analysis, call, kept):
     """Changes to a layer's config for the channels that stay."""
-    import numpy as np
     from keras import layers
 
     rule = analysis.rules[call]
     if rule is None:
         return {}
-    if not labelled(analysis, call):
+    if not analysis.has_labels(call):
         return (
             rule.config(analysis, call, kept) if isinstance(call.operation, layers.Reshape) else {}
         )
@@ -491,11 +307,11 @@ def config_changes(analysis, call, kept):
 
 def added_bias(analysis, calls, kept):
     """What removed constant inputs add to a layer's output, or `None`."""
-    import numpy as np
+    from cnn_l1.liveness import folded_constants
 
     call = calls[0]
     rule = analysis.rules[call]
-    if rule is None or not rule.reads or not labelled(analysis, call):
+    if rule is None or not rule.reads or not analysis.has_labels(call):
         return None
     read, own = (analysis.layer_labels[id(call.operation), role] for role in ("read", "own"))
     gone, stays = ~kept(read), kept(own)
@@ -520,7 +336,7 @@ def _layer_plans(analysis, liveness):
         shapes = _new_shapes(analysis, call, builder)
         target = call.outputs[0]
         labels = analysis.labels[target]
-        if labelled(analysis, call):
+        if analysis.has_labels(call):
             labels = analysis.layer_labels[id(layer), "own"]
         if id(layer) not in entries:
             added = 0
@@ -534,12 +350,12 @@ def _layer_plans(analysis, liveness):
                 "channels_after": 0 if gone else int(liveness.live[labels].sum()),
                 "macs_before": 0,
                 "macs_after": 0,
-                "parameters_before": sum(_size(v.shape) for v in layer.weights),
-                "parameters_after": 0 if gone else sum(map(_size, shapes.values())) + added,
+                "parameters_before": sum(math.prod(v.shape) for v in layer.weights),
+                "parameters_after": 0 if gone else sum(map(math.prod, shapes.values())) + added,
                 "held_back": "" if gone else _held_back(analysis, call, liveness),
             }
         entry = entries[id(layer)]
-        kernels = {name: _size(shape) for name, shape in shapes.items() if len(shape) > 1}
+        kernels = {name: math.prod(shape) for name, shape in shapes.items() if len(shape) > 1}
         try:
             entry["macs_before"] += macs.call_macs(call, macs.kernel_sizes(layer))
             if call in liveness.calls and not gone:
@@ -549,18 +365,12 @@ def _layer_plans(analysis, liveness):
     return tuple(LayerPlan(**entry) for entry in entries.values()), macs_known
 
 
-def _size(shape):
-    import math
-
-    return math.prod(shape)
-
-
 def _new_shapes(analysis, call, builder):
     """The shapes of a layer's weights once channels are gone, by position and name."""
     if "mean" in config_changes(analysis, call, builder.kept):
         return {}  # a Normalization's weights become settings
     shapes = {id(v): list(v.shape) for v in call.operation.weights}
-    for part in analysis.slices(call) if labelled(analysis, call) else []:
+    for part in analysis.slices(call):
         shapes[id(part.variable)][part.axis] = int(builder.kept(part.labels).sum())
     named = enumerate(call.operation.weights)
     return {f"{i} {v.name}": tuple(shapes[id(v)]) for i, v in named}
@@ -571,7 +381,7 @@ def _held_back(analysis, call, liveness):
     rule = analysis.rules[call]
     if rule is None:
         return "not supported"
-    if not labelled(analysis, call) or not hasattr(rule, "table"):
+    if not analysis.has_labels(call) or not hasattr(rule, "table"):
         return ""
     own = analysis.layer_labels[id(call.operation), "own"]
     empty = ~(rule.table(call.operation) != 0).any(axis=0)

@@ -521,16 +521,6 @@ TARGETS = MATRIX @ TRUE + RNG.normal(size=(ROWS, TASKS))
 FEATURES = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 3])  # groups of 3, 2, 4 and 1
 
 
-@pytest.fixture
-def float64():
-    """Everything in float64, the loss too: the fixed points are met to 1e-8."""
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
-
-
 def fit_linear(optimizer, targets, attach_penalty, steps):
     """Full-batch training, many steps in one call; returns the weights."""
     layer = layers.Dense(targets.shape[1], use_bias=False)

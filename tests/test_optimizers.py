@@ -214,16 +214,6 @@ ALPHA = 0.15
 LASSO_STRENGTH = 2 * ALPHA
 
 
-@pytest.fixture
-def float64():
-    """Everything in float64, the loss too: the fixed points are met to 1e-8."""
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
-
-
 def fit_linear(optimizer, strength, steps):
     """Full-batch training, many steps in one call; returns the model."""
     layer = keras.layers.Dense(1, use_bias=False, kernel_regularizer=L1(strength), dtype="float64")
