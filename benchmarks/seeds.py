@@ -40,8 +40,8 @@ def main():
     parameters = [r["counts"]["nonzero_parameters"] / r["counts"]["parameters"] for r in reports]
     print(f"  kernel weights left       {spread(kernels)}")
     print(f"  all parameters left       {spread(parameters)}")
-    for network in reports[0]["validation_accuracy"]:
-        figures = [report["validation_accuracy"][network] for report in reports]
+    for network in reports[0]["validation"]:
+        figures = [report["validation"][network]["accuracy"] for report in reports]
         print(f"  validation, {network:13} {spread(figures)}")
     common = [n for n in reports[0]["files"] if all(n in r["files"] for r in reports)]
     for file in common:

@@ -74,7 +74,7 @@ def main():
     images = random.integers(0, 256, (flags.images, 28, 28, 1), dtype="uint8")
     labels = random.integers(0, 10, flags.images)
     split = data.Split(flags.images, images, labels)
-    steps = split.steps_per_epoch(BATCH)
+    steps = split.batches_per_epoch(BATCH)
     batches = split.training_batches(BATCH, seed=0)
     floats = images.astype("float32")
     proximal = optimizers.Proximal

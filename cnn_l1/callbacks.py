@@ -339,13 +339,15 @@ class BestWeights(keras.callbacks.Callback):
     """Put the weights of the best epoch back at the end of training.
 
     Args:
-        monitor: Key in the logs; larger is better. Of equal epochs the later
-            one wins, for the learning rate has fallen further there.
+        monitor: Key in the logs. Of equal epochs the later one wins, for the
+            learning rate has fallen further there.
+        larger_is_better: Whether a larger value is the better one. Default `True`.
     """
 
-    def __init__(self, monitor="val_accuracy"):
+    def __init__(self, monitor="val_accuracy", larger_is_better=True):
         super().__init__()
         self.monitor = monitor
+        self.larger_is_better = larger_is_better
         self.best = None
         self.best_epoch = None
         self._weights = None
@@ -359,8 +361,10 @@ class BestWeights(keras.callbacks.Callback):
                 f"BestWeights expects {self.monitor!r} in the epoch's logs. "
                 f"Received: {', '.join(logs or {})}"
             )
+        value = logs[self.monitor]
+        best = value if self.best is None else self.best
         # `not <` lets any number take the place of a NaN.
-        if self.best is None or not logs[self.monitor] < self.best:
+        if not (value < best if self.larger_is_better else value > best):
             self.best, self.best_epoch = logs[self.monitor], epoch
             self._weights = self.model.get_weights()
 

@@ -50,22 +50,34 @@ class DataConfig(Section):
     """Which data set, and how it is split."""
 
     name: str = "digits"
-    """A TFDS name with an image and a label; `digits` is embedded."""
+    """A TFDS name; `digits`, `xor`, `diabetes` and `sparse_regression` are embedded."""
     data_dir: str | None = None
     """Where TFDS finds it. Default: $TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     download: bool = False
     """Whether TFDS may download a data set that is not there."""
     train_split: str = "train"
     """TFDS split for training and validation, e.g. `train` or `train[:80%]`."""
+    validation_split: str | None = None
+    """TFDS split for validation. Default: a part of the training split."""
     test_split: str = "test"
     """TFDS split for the final report."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Part of the training split kept for validation, stratified by label."""
+    fold: tuple[COUNT, Annotated[int, Field(ge=2)]] | None = None
+    """[k, K]: validation is the k-th, from 0, of K seeded folds, stratified by label."""
     image_size: tuple[POSITIVE, POSITIVE] | None = None
     """Resize to (rows, columns); needed where images differ in size."""
     in_memory: bool | None = None
     """Decode once and keep in memory. Default: if it takes less than 2 GiB."""
     augmentation: AugmentationConfig = AugmentationConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _one_validation(self):
+        if self.fold is not None and self.validation_split is not None:
+            raise ValueError("fold must be left out where validation_split is given")
+        if self.fold is not None and self.fold[0] >= self.fold[1]:
+            raise ValueError(f"fold must be below the number of folds, {self.fold[1]}")
+        return self
 
 
 class ConvBlock(Section):
@@ -144,10 +156,10 @@ class FlattenBlock(Section):
 
 
 class DenseBlock(Section):
-    """Dense; `units: classes` takes the number of classes."""
+    """Dense; `units: outputs`, or `classes`, takes as many as the targets need."""
 
     type: Literal["dense"]
-    units: POSITIVE | Literal["classes"]
+    units: POSITIVE | Literal["classes", "outputs"]
     activation: ACTIVATION = "relu"
     use_bias: bool = True
     name: str | None = None
@@ -178,14 +190,17 @@ DEFAULT_BLOCKS: tuple[Block, ...] = (
 class ModelConfig(Section):
     """Which network."""
 
-    name: Literal["cnn", "lenet_300_100", "lenet5", "resnet8"] = "cnn"
+    name: Literal["cnn", "linear", "lenet_300_100", "lenet5", "resnet8"] = "cnn"
     """Builder; `cnn` reads `blocks`."""
     blocks: tuple[Block, ...] | None = None
-    """Layers of `cnn`, in order; the last must give one value a class."""
+    """Layers of `cnn`, in order; the last must give one value a class or target."""
     dropout: FRACTION = 0.0
     """Dropout rate in front of the last dense layer."""
-    normalization: Literal["rescale", "standardize"] = "rescale"
-    """Raw 0-255 pixels to 0-1, or to mean 0 and variance 1 a channel; in the model."""
+    normalization: Literal["auto", "rescale", "standardize", "none"] = "auto"
+    """In the model: `rescale` pixels from 0-255 to 0-1, or `standardize` each channel or
+    feature to mean 0 and variance 1. Default: `rescale` for images, else `standardize`."""
+    initial_weights: str | None = None
+    """A `.keras` file of the same network to start from, instead of random weights."""
     dtype_policy: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Keras dtype policy in training; exported files come from float32 weights."""
 
@@ -323,12 +338,18 @@ class TrainingConfig(Section):
 
     method: Literal["proximal", "subgradient"] = "proximal"
     """Soft-threshold after each update, or plain Keras with the penalty's gradient."""
+    loss: Literal["auto", "crossentropy", "squared_error"] = "auto"
+    """`squared_error`, the mean of (output − target)², or `crossentropy` of logits.
+    Default: by the targets, numbers or class labels."""
     proximal_threshold: Literal["auto", "scaled", "decoupled"] = "auto"
     """Threshold ηλ in the optimizer's own metric, or the same for every weight."""
     epochs: POSITIVE = 30
     ramp_epochs: COUNT = 0
     """Epochs over which the penalty grows to full strength; proximal only."""
     batch_size: POSITIVE = 128
+    """Examples a step; a smaller training split is one batch."""
+    steps_per_epoch: POSITIVE | None = None
+    """Steps an epoch. Default: one pass over the training split."""
     early_stopping_epochs: POSITIVE | None = None
     """Stop when validation loss has not fallen for this many epochs."""
     empty_layers: Literal["warn", "forbid"] = "warn"
@@ -410,6 +431,8 @@ class ExportConfig(Section):
 class MeasureConfig(Section):
     """How exported files are measured."""
 
+    split: Literal["test", "validation"] = "test"
+    """Which data. `validation` leaves the test split unread."""
     latency_runs: POSITIVE = 200
     """Timed runs a file, single thread, after a tenth as many warm-up runs."""
 

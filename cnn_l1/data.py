@@ -7,10 +7,12 @@ inside the graph, so that shuffling costs one number an image.
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 import re
 import socket
+import warnings
 from collections.abc import Callable
 
 import absl.logging
@@ -18,10 +20,10 @@ import numpy as np
 import tensorflow as tf
 
 from cnn_l1.config import ConfigError
-from cnn_l1.models import PixelStatistics
+from cnn_l1.models import InputStatistics
 from cnn_l1.silence import silenced
 
-EMBEDDED = ("digits",)
+EMBEDDED = ("digits", "xor", "diabetes", "sparse_regression")
 IN_MEMORY_BYTES = 2 * 1024**3
 EVALUATION_BATCH = 1000
 NETWORK_PROBE = ("storage.googleapis.com", 443)
@@ -29,68 +31,91 @@ NETWORK_TIMEOUT_S = 5.0
 
 
 def _no_stream() -> tf.data.Dataset:
-    raise TypeError("A split in memory expected to be read from `images`. Received: a stream")
+    raise TypeError("A split in memory expected to be read from `inputs`. Received: a stream")
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Images and labels, in memory or streamed.
+    """Examples, in memory or streamed.
 
     Attributes:
-        size: Number of images.
-        images: `(size, rows, cols, channels)` uint8, or `None` if streamed.
-        labels: `(size,)` int64.
-        stream: Makes a `tf.data.Dataset` of single `(image, label)` pairs, for
+        size: Number of examples.
+        inputs: Images, `(size, rows, cols, channels)` uint8, or features, `(size,
+            features)` float32; `None` if streamed.
+        targets: `(size,)` int64 labels, or float32 values, `(size,)` or `(size, outputs)`.
+        stream: Makes a `tf.data.Dataset` of single `(input, target)` pairs, for
             a streamed split.
     """
 
     size: int
-    images: np.ndarray | None
-    labels: np.ndarray
+    inputs: np.ndarray | None
+    targets: np.ndarray
     stream: Callable[[], tf.data.Dataset] = _no_stream
 
     def evaluation_batches(self):
-        """Batches in order, as `(float32 pixels, labels)`."""
-        if self.images is None:
+        """Batches in order, as `(float32 inputs, targets)`; pixels are 0 to 255."""
+        if self.inputs is None:
             batches = self.stream().batch(EVALUATION_BATCH)
         else:
-            pairs = tf.data.Dataset.from_tensor_slices((self.images, self.labels))
+            pairs = tf.data.Dataset.from_tensor_slices((self.inputs, self.targets))
             batches = pairs.batch(EVALUATION_BATCH).cache()
-        return batches.map(_as_pixels, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        return batches.map(_as_floats, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     def training_batches(self, batch_size, seed):
         """Shuffled batches, in a new order every epoch, that `seed` fixes.
 
-        A last batch that is not full is left out (other images each epoch), so
+        A last batch that is not full is left out (other examples each epoch), so
         that every step has one shape; a split smaller than a batch is one batch.
         """
         batch_size = min(batch_size, self.size)
-        if self.images is None:
+        if self.inputs is None:
             batches = self.stream().shuffle(min(self.size, 10_000), seed=seed)
             batches = batches.batch(batch_size, drop_remainder=True)
         else:
             with tf.device("CPU"):
-                images, labels = tf.constant(self.images), tf.constant(self.labels)
+                inputs, targets = tf.constant(self.inputs), tf.constant(self.targets)
             order = tf.data.Dataset.range(self.size).shuffle(self.size, seed=seed)
             batches = order.batch(batch_size, drop_remainder=True).map(
-                lambda rows: (tf.gather(images, rows), tf.gather(labels, rows)),
+                lambda rows: (tf.gather(inputs, rows), tf.gather(targets, rows)),
                 tf.data.AUTOTUNE,
             )
-        return batches.map(_as_pixels, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        return batches.map(_as_floats, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
-    def steps_per_epoch(self, batch_size):
+    def batches_per_epoch(self, batch_size):
         return self.size // min(batch_size, self.size)
 
     def sample(self, count):
-        """The first `count` images, as `(count, rows, cols, channels)` float32."""
-        if self.images is not None:
-            return self.images[:count].astype("float32")
+        """The first `count` inputs, as float32."""
+        if self.inputs is not None:
+            return self.inputs[:count].astype("float32")
         pairs = self.stream().take(count)
-        return np.stack([image.numpy() for image, _ in pairs]).astype("float32")
+        return np.stack([value.numpy() for value, _ in pairs]).astype("float32")
 
 
-def _as_pixels(images, labels):
-    return tf.cast(images, tf.float32), labels
+def _as_floats(inputs, targets):
+    return tf.cast(inputs, tf.float32), targets
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a data set is, without an example of it.
+
+    Attributes:
+        name: TFDS name.
+        input_shape: `(rows, cols, channels)` of an image or `(features,)`.
+        class_names: Names of the classes, in the order of the labels; `None` where
+            the targets are values.
+        target_count: Values an example, for targets that are values; else 1.
+        feature_names: Names of the features, or `None`.
+        true_coefficients: Of data made with known coefficients; else `None`.
+    """
+
+    name: str
+    input_shape: tuple[int, ...]
+    class_names: tuple[str, ...] | None
+    target_count: int = 1
+    feature_names: tuple[str, ...] | None = None
+    true_coefficients: tuple[float, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,36 +123,33 @@ class Data:
     """A data set with its training split parted; the test split loads on demand.
 
     Attributes:
-        name: TFDS name.
-        image_shape: `(rows, cols, channels)`.
-        class_names: Names of the classes, in the order of the labels.
+        about: Its `Description`.
         train: `Split` to train on.
         validation: `Split` by which everything is chosen.
         load_test: Loads the test `Split`; called in the final report alone.
     """
 
-    name: str
-    image_shape: tuple[int, int, int]
-    class_names: tuple[str, ...]
+    about: Description
     train: Split
     validation: Split
     load_test: Callable[[], Split]
 
     def statistics(self):
-        """`PixelStatistics` of the training split (its first 10,000 if streamed)."""
-        images = self.train.images
-        if images is None:
-            images = self.train.sample(10_000)
-        axes = (0, 1, 2)
-        # By the mean of squares in float64: no float copy of the whole set.
-        mean = images.mean(axis=axes, dtype="float64")
-        square = sum(np.square(part, dtype="float64").sum(axis=axes) for part in _parts(images))
-        variance = square / (images.size / images.shape[-1]) - mean**2
-        return PixelStatistics(tuple(map(float, mean)), tuple(map(float, variance)))
+        """`InputStatistics` of the training split (its first 10,000 if streamed)."""
+        inputs = self.train.inputs
+        if inputs is None:
+            inputs = self.train.sample(10_000)
+        axes = tuple(range(inputs.ndim - 1))
+        # Part by part: no float64 copy of the whole set.
+        count = inputs.size / inputs.shape[-1]
+        mean = inputs.mean(axis=axes, dtype="float64")
+        squares = (np.square(p.astype("float64") - mean).sum(axis=axes) for p in _parts(inputs))
+        variance = sum(squares) / count
+        return InputStatistics(tuple(map(float, mean)), tuple(map(float, variance)))
 
 
-def _parts(images, rows=1000):
-    return (images[start : start + rows] for start in range(0, len(images), rows))
+def _parts(inputs, rows=1000):
+    return (inputs[start : start + rows] for start in range(0, len(inputs), rows))
 
 
 def load(config, seed):
@@ -142,31 +164,48 @@ def load(config, seed):
 
     Raises:
         ConfigError: If the data set is unknown, not there, cannot be downloaded,
-            or holds no labelled images.
+            or holds nothing to learn.
     """
     builder = _builder(config)
-    image_key, label_key = _keys(builder)
-    image_shape = _image_shape(builder, image_key, config)
-    for setting in ("train_split", "test_split"):
-        _check_split(builder, setting, getattr(config, setting))
-    read = functools.partial(_read, builder, (image_key, label_key), image_shape, config)
+    keys = _keys(builder)
+    about = _describe(builder, keys, config)
+    for setting in ("train_split", "validation_split", "test_split"):
+        if getattr(config, setting) is not None:
+            _check_split(builder, setting, getattr(config, setting))
+    read = functools.partial(_read, builder, keys, about.input_shape, config)
     whole = read(config.train_split)
-    train, validation = _part(whole, config.validation_fraction, seed)
-    return Data(
-        name=config.name,
-        image_shape=image_shape,
-        class_names=tuple(builder.info.features[label_key].names),
-        train=train,
-        validation=validation,
-        load_test=lambda: read(config.test_split),
-    )
+    stratify = about.class_names is not None
+    if config.validation_split is not None:
+        train, validation = whole, read(config.validation_split)
+    elif config.fold is not None:
+        train, validation = _part_by_fold(whole, config.fold, seed, stratify)
+    else:
+        train, validation = _part(whole, config.validation_fraction, seed, stratify)
+    return Data(about, train, validation, load_test=lambda: read(config.test_split))
 
 
 def describe(config):
-    """A data set's image shape and class count, without reading an image."""
+    """A data set's `Description`, without reading an example."""
     builder = _builder(config)
-    image_key, label_key = _keys(builder)
-    return _image_shape(builder, image_key, config), builder.info.features[label_key].num_classes
+    return _describe(builder, _keys(builder), config)
+
+
+def _describe(builder, keys, config):
+    import tensorflow_datasets as tfds
+
+    input_key, target_key = keys
+    target = builder.info.features[target_key]
+    labels = isinstance(target, tfds.features.ClassLabel)
+    metadata = builder.info.metadata or {}
+    names, true = metadata.get("feature_names"), metadata.get("true_coefficients")
+    return Description(
+        name=config.name,
+        input_shape=_input_shape(builder, input_key, config),
+        class_names=tuple(target.names) if labels else None,
+        target_count=1 if labels else math.prod(target.shape),
+        feature_names=None if names is None else tuple(names),
+        true_coefficients=None if true is None else tuple(map(float, true)),
+    )
 
 
 def _data_dir(config):
@@ -189,9 +228,9 @@ def _builder(config):
     tfds.disable_progress_bar()
     absl.logging.set_verbosity(absl.logging.ERROR)  # its remarks are answered by ours
     if config.name in EMBEDDED:
-        from cnn_l1 import digits
+        from cnn_l1 import embedded
 
-        builder = digits.Digits(data_dir=_embedded_dir())
+        builder = embedded.BUILDERS[config.name](data_dir=_embedded_dir())
         with silenced(), contextlib.suppress(FileExistsError):  # prepared meanwhile
             builder.download_and_prepare()
         return builder
@@ -210,7 +249,7 @@ def _builder(config):
         close = difflib.get_close_matches(config.name, known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ConfigError(
-            "data.name: expected 'digits' or the name of a TFDS data set. "
+            f"data.name: expected one of {', '.join(EMBEDDED)}, or the name of a TFDS data set. "
             f"Received: {config.name!r}.{hint}"
         ) from None
     if builder.is_prepared():
@@ -240,22 +279,41 @@ def _check_network(name, data_dir):
 
 
 def _keys(builder):
+    """The keys of input and target: an image or features, a label or values."""
     import tensorflow_datasets as tfds
 
     keys = builder.info.supervised_keys
     features = builder.info.features
     if keys is not None and len(keys) == 2:
-        image, label = features[keys[0]], features[keys[1]]
-        if isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel):
+        source, target = features[keys[0]], features[keys[1]]
+        image = isinstance(source, tfds.features.Image)
+        labels = isinstance(target, tfds.features.ClassLabel)
+        if (image or _is_vector(source, 1)) and (labels or _is_vector(target, 0, 1)):
             return keys
     raise ConfigError(
-        "data.name: expected an image-classification data set (an image and a class label). "
-        f"Received: {builder.info.name!r} with {', '.join(features)}"
+        "data.name: expected a data set with an image or a row of features, and a class label "
+        f"or numbers to predict. Received: {builder.info.name!r} with {', '.join(features)}"
     )
 
 
-def _image_shape(builder, image_key, config):
-    rows, cols, channels = builder.info.features[image_key].shape
+def _is_vector(feature, *ranks):
+    """Whether a feature is numbers of a fixed shape, of one of these ranks."""
+    shape, dtype = getattr(feature, "shape", None), getattr(feature, "np_dtype", None)
+    if not isinstance(shape, tuple) or len(shape) not in ranks or None in shape:
+        return False
+    return dtype is not None and np.issubdtype(dtype, np.floating)
+
+
+def _input_shape(builder, input_key, config):
+    shape = tuple(builder.info.features[input_key].shape)
+    if len(shape) == 1:
+        if config.image_size is not None:
+            raise ConfigError(
+                f"data.image_size: expected nothing, for {builder.info.name!r} holds rows of "
+                f"features, not images. Received: {list(config.image_size)}"
+            )
+        return shape
+    rows, cols, channels = shape
     if config.image_size is not None:
         rows, cols = config.image_size
     if rows is None or cols is None:
@@ -273,44 +331,54 @@ def _check_split(builder, setting, split):
         size = 0
     if not size:
         raise ConfigError(
-            f"data.{setting}: expected a split of {builder.info.name!r} with images "
+            f"data.{setting}: expected a split of {builder.info.name!r} with examples "
             f"({', '.join(builder.info.splits)}, or a part like train[:80%]). Received: {split!r}"
         )
 
 
-def _read(builder, keys, image_shape, config, split):
+def _read(builder, keys, input_shape, config, split):
     import tensorflow_datasets as tfds
 
-    image_key, label_key = keys
+    input_key, target_key = keys
+    target_feature = builder.info.features[target_key]
+    labels = isinstance(target_feature, tfds.features.ClassLabel)
+    target_type = tf.int64 if labels else tf.float32
+    target_shape = () if labels else tuple(target_feature.shape)
     size = builder.info.splits[split].num_examples
+    image = len(input_shape) == 3
+    input_type = "uint8" if image else "float32"
     in_memory = config.in_memory
     if in_memory is None:
-        in_memory = size * int(np.prod(image_shape)) <= IN_MEMORY_BYTES
+        in_memory = size * math.prod(input_shape) * (1 if image else 4) <= IN_MEMORY_BYTES
     options = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    resize = functools.partial(_resize, config.image_size)
+
+    def prepare(value):
+        return _resize(config.image_size, value) if image else tf.cast(value, tf.float32)
 
     def stream():
         examples = builder.as_dataset(split=split, shuffle_files=False, read_config=options)
         return examples.map(
-            lambda e: (resize(e[image_key]), tf.cast(e[label_key], tf.int64)),
+            lambda e: (prepare(e[input_key]), tf.cast(e[target_key], target_type)),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
 
     if in_memory:
-        images = np.empty((size, *image_shape), "uint8")
-        labels = np.empty((size,), "int64")
+        inputs = np.empty((size, *input_shape), input_type)
+        targets = np.empty((size, *target_shape), target_type.as_numpy_dtype)
         start = 0
-        for some_images, some_labels in stream().batch(EVALUATION_BATCH).prefetch(2):
-            stop = start + len(some_labels)
-            images[start:stop], labels[start:stop] = some_images.numpy(), some_labels.numpy()
+        for some_inputs, some_targets in stream().batch(EVALUATION_BATCH).prefetch(2):
+            stop = start + len(some_targets)
+            inputs[start:stop], targets[start:stop] = some_inputs.numpy(), some_targets.numpy()
             start = stop
-        return Split(size, images, labels)
-    skip = {image_key: tfds.decode.SkipDecoding()}
+        return Split(size, inputs, targets)
     bare = builder.as_dataset(
-        split=split, shuffle_files=False, read_config=options, decoders=skip
-    ).map(lambda e: e[label_key])
-    labels = np.concatenate([some.numpy() for some in bare.batch(10_000)]).astype("int64")
-    return Split(size, None, labels, stream)
+        split=split,
+        shuffle_files=False,
+        read_config=options,
+        decoders={input_key: tfds.decode.SkipDecoding()} if image else None,
+    ).map(lambda e: tf.cast(e[target_key], target_type))
+    targets = np.concatenate([some.numpy() for some in bare.batch(10_000)])
+    return Split(size, None, targets, stream)
 
 
 def _resize(image_size, image):
@@ -320,26 +388,49 @@ def _resize(image_size, image):
     return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
 
 
-def _part(whole, validation_fraction, seed):
+def _part(whole, validation_fraction, seed, stratify):
     """Part a split in two: disjoint, seeded, stratified by label."""
     from sklearn.model_selection import train_test_split
 
     rows = np.arange(whole.size)
     try:
         train, validation = train_test_split(
-            rows, test_size=validation_fraction, stratify=whole.labels, random_state=seed
+            rows,
+            test_size=validation_fraction,
+            stratify=whole.targets if stratify else None,
+            random_state=seed,
         )
     except ValueError as error:
         raise ConfigError(
-            "data.validation_fraction: expected a part that holds and leaves images of every "
-            f"class. Received: {validation_fraction} of {whole.size} images ({error})"
+            "data.validation_fraction: expected a part that holds and leaves examples of every "
+            f"class. Received: {validation_fraction} of {whole.size} ({error})"
         ) from None
-    return tuple(_select(whole, np.sort(chosen)) for chosen in (train, validation))
+    return _select(whole, np.sort(train)), _select(whole, np.sort(validation))
+
+
+def _part_by_fold(whole, fold, seed, stratify):
+    """Part a split in two: validation is one fold of several, seeded and stratified."""
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    number, folds = fold
+    kind = StratifiedKFold if stratify else KFold
+    splitter = kind(folds, shuffle=True, random_state=seed)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a class with fewer members than folds
+            parts = list(splitter.split(np.zeros(whole.size), whole.targets))
+    except (ValueError, UserWarning) as error:
+        raise ConfigError(
+            f"data.fold: expected folds that hold examples of every class. Received: {folds} "
+            f"folds of {whole.size} examples ({error})"
+        ) from None
+    train, validation = parts[number]
+    return _select(whole, train), _select(whole, validation)
 
 
 def _select(whole, rows):
-    if whole.images is not None:
-        return Split(len(rows), whole.images[rows], whole.labels[rows])
+    if whole.inputs is not None:
+        return Split(len(rows), whole.inputs[rows], whole.targets[rows])
     chosen = np.zeros(whole.size, bool)
     chosen[rows] = True
 
@@ -348,4 +439,4 @@ def _select(whole, rows):
         numbered = whole.stream().enumerate()
         return numbered.filter(lambda i, _: table[i]).map(lambda _, pair: pair)
 
-    return Split(len(rows), None, whole.labels[rows], stream)
+    return Split(len(rows), None, whole.targets[rows], stream)

@@ -17,25 +17,28 @@ class Measurement:
     """The figures of one exported file; `None` where a figure has no meaning.
 
     Attributes:
-        accuracy: Fraction of the test images whose largest output is right.
+        accuracy: Fraction of the examples whose class is right; of classes only.
         accuracy_standard_error: Binomial, `√(p (1 − p) / n)`.
-        images: Number of test images, `n`.
-        agreement: Fraction of images for which file and Keras choose alike.
-        max_difference: Largest difference of an output from Keras', in logits.
+        examples: Number of examples, `n`.
+        agreement: Fraction of examples for which file and Keras choose alike.
+        max_difference: Largest difference of an output from Keras', in its unit.
         bytes: Size of the file, or of all files in the folder.
         deflated_bytes: Size after zlib level 9, as a zipped package ships it.
         weights: Weights of convolutions and dense layers in the file.
         zeros: How many of them are exactly zero.
-        latency_median_ms: Of one image, one thread, in CPU time.
+        mean_squared_error: Of values; the mean over examples and outputs.
+        mean_squared_error_standard_error: Of that mean over examples.
+        r2: Of values: 1 − squared error / squared deviation from the mean.
+        latency_median_ms: Of one example, one thread, in CPU time.
         latency_p90_ms: The 90th percentile of the same runs.
         operators: Names of the operators, each once.
-        macs: Multiply-adds of one image, counted on the network that was exported.
+        macs: Multiply-adds of one example, counted on the network that was exported.
     """
 
-    accuracy: float
-    accuracy_standard_error: float
-    images: int
-    agreement: float
+    accuracy: float | None
+    accuracy_standard_error: float | None
+    examples: int
+    agreement: float | None
     max_difference: float
     bytes: int
     deflated_bytes: int
@@ -45,6 +48,9 @@ class Measurement:
     latency_p90_ms: float | None = None
     operators: tuple[str, ...] = ()
     macs: int | None = None
+    mean_squared_error: float | None = None
+    mean_squared_error_standard_error: float | None = None
+    r2: float | None = None
 
 
 class TFLiteRunner:
@@ -88,13 +94,20 @@ class TFLiteRunner:
         return output.astype("float32")
 
 
-def measure_tflite(path, batches, reference):
+def largest(outputs):
+    """The class of each row: the largest of its outputs."""
+    return np.asarray(outputs).argmax(axis=1)
+
+
+def measure_tflite(path, batches, reference, decide=largest):
     """Measure one TFLite file on a whole split; latency is `time_files`' matter.
 
     Args:
         path: The file.
-        batches: Iterable of `(images, labels)` batches, pixels in 0-255.
-        reference: `(images, classes)` outputs of the Keras model, in order.
+        batches: Iterable of `(inputs, targets)` batches, pixels in 0-255.
+        reference: `(examples, outputs)` of the Keras model, in order.
+        decide: From `(examples, outputs)` to `(examples,)` classes, or to `None` if
+            the outputs are values. Default: the largest.
 
     Returns:
         A `Measurement`.
@@ -104,7 +117,7 @@ def measure_tflite(path, batches, reference):
     """
     runner = TFLiteRunner(path)
     measured = _measure(
-        path, lambda batch: np.stack([runner(i) for i in batch]), batches, reference
+        path, lambda batch: np.stack([runner(i) for i in batch]), batches, reference, decide
     )
     tflite = read_tflite(pathlib.Path(path).read_bytes())
     return dataclasses.replace(
@@ -115,41 +128,78 @@ def measure_tflite(path, batches, reference):
     )
 
 
-def measure_keras(path, batches, reference):
+def measure_keras(path, batches, reference, decide=largest):
     """Measure a `.keras` file, loaded anew: see `measure_tflite`."""
     import keras
 
     model = keras.models.load_model(path)
-    return _measure(path, lambda batch: model.predict_on_batch(batch), batches, reference)
+    return _measure(path, model.predict_on_batch, batches, reference, decide)
 
 
-def measure_saved_model(path, batches, reference):
+def measure_saved_model(path, batches, reference, decide=largest):
     """Measure a SavedModel by its serving signature: see `measure_tflite`."""
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))
-    return _measure(path, lambda batch: loaded.serve(batch).numpy(), batches, reference)
+    return _measure(path, lambda b: loaded.serve(b).numpy(), batches, reference, decide)
 
 
-def _measure(path, predict, batches, reference):
-    outputs, labels = [], []
-    for images, some_labels in batches:
-        outputs.append(predict(np.asarray(images, "float32")))
-        labels.append(np.asarray(some_labels))
-    output, label = np.concatenate(outputs), np.concatenate(labels)
+def _measure(path, predict, batches, reference, decide):
+    outputs, targets = [], []
+    for inputs, some_targets in batches:
+        outputs.append(predict(np.asarray(inputs, "float32")))
+        targets.append(np.asarray(some_targets))
+    output, target = np.concatenate(outputs), np.concatenate(targets)
     if not np.all(np.isfinite(output)):
         name = pathlib.Path(path).name
         raise ExportError(f"{name}: expected finite outputs. Received: NaN or infinity")
-    accuracy = float(np.mean(output.argmax(axis=1) == label))
+    figures = score(output, target, decide)
+    chosen = decide(output)
+    agreement = None if chosen is None else float(np.mean(chosen == decide(reference)))
     return Measurement(
-        accuracy=accuracy,
-        accuracy_standard_error=standard_error(accuracy, len(label)),
-        images=len(label),
-        agreement=float(np.mean(output.argmax(axis=1) == reference.argmax(axis=1))),
+        accuracy=figures.get("accuracy"),
+        accuracy_standard_error=figures.get("accuracy_standard_error"),
+        examples=len(target),
+        agreement=agreement,
         max_difference=float(np.max(np.abs(output - reference))),
         bytes=sum(len(content) for content in _contents(path)),
         deflated_bytes=sum(len(zlib.compress(content, 9)) for content in _contents(path)),
+        mean_squared_error=figures.get("mean_squared_error"),
+        mean_squared_error_standard_error=figures.get("mean_squared_error_standard_error"),
+        r2=figures.get("r2"),
     )
+
+
+def score(outputs, targets, decide):
+    """Score outputs: `accuracy` of classes, or `mean_squared_error` and `r2` of values.
+
+    Args:
+        outputs: `(examples, outputs)`.
+        targets: `(examples,)` labels, or values of `outputs` numbers an example.
+        decide: See `measure_tflite`.
+
+    Returns:
+        The figures with their standard errors, by the names of `Measurement`.
+    """
+    chosen = decide(outputs)
+    if chosen is not None:
+        accuracy = float(np.mean(chosen == targets))
+        return {
+            "accuracy": accuracy,
+            "accuracy_standard_error": standard_error(accuracy, len(targets)),
+        }
+    values = np.asarray(targets, "float64").reshape(outputs.shape)
+    squares = np.square(outputs - values)
+    # Each example's error is one draw; its outputs are not independent.
+    each = squares.mean(axis=1)
+    spread = np.square(values - values.mean(axis=0)).sum()
+    return {
+        "mean_squared_error": float(each.mean()),
+        "mean_squared_error_standard_error": (
+            float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else 0.0
+        ),
+        "r2": float(1.0 - squares.sum() / spread) if spread else 0.0,
+    }
 
 
 def _contents(path):

@@ -1,7 +1,8 @@
 """Builders: config -> keras.Model, in plain Keras layers.
 
-Every model takes raw 0-255 pixels, rescales them inside, and gives logits, one
-a class: softmax moves no decision, and int8 resolves logits better.
+Every model takes raw 0-255 pixels or raw features, rescales them inside, and gives
+logits, one a class (softmax moves no decision, and int8 resolves logits better), or
+values.
 """
 
 import dataclasses
@@ -11,31 +12,31 @@ import keras
 from keras import layers
 
 from cnn_l1 import coupling, groups, penalties
-from cnn_l1.config import DEFAULT_BLOCKS, ConfigError
+from cnn_l1.config import DEFAULT_BLOCKS, AugmentationConfig, ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
-class PixelStatistics:
-    """Mean and variance of the training split's pixels, one value a channel."""
+class InputStatistics:
+    """Mean and variance of the training split, one value a channel or feature."""
 
     mean: tuple[float, ...]
     variance: tuple[float, ...]
 
 
-def build(config, input_shape, class_count, statistics=None, augmentation=True):
+def build(config, input_shape, output_count, statistics=None, augmentation=True):
     """Build the configured network.
 
     Args:
         config: A `Config`.
-        input_shape: `(rows, cols, channels)` of one image.
-        class_count: Number of classes, so of logits.
-        statistics: `PixelStatistics` of the training split; for
+        input_shape: `(rows, cols, channels)` of one image, or `(features,)`.
+        output_count: Number of outputs: of classes, or of values to predict.
+        statistics: `InputStatistics` of the training split; for
             `normalization: standardize`.
         augmentation: Whether to put the configured augmentation in front.
 
     Returns:
-        A built `keras.Model` from `(batch, rows, cols, channels)` pixels to
-        `(batch, class_count)` logits, every kernel with its penalty.
+        A built `keras.Model` from `(batch, rows, cols, channels)` pixels or `(batch,
+        features)` to `(batch, output_count)`, every kernel with its penalty.
 
     Raises:
         ConfigError: If the network does not fit its input, or a name pattern in
@@ -43,36 +44,65 @@ def build(config, input_shape, class_count, statistics=None, augmentation=True):
     """
     model_config = config.model
     regularizers = _Regularizers(config.penalty)
-    images = keras.Input(input_shape, name="image")
-    x = images
+    is_image = len(input_shape) == 3
+    inputs = keras.Input(input_shape, name="image" if is_image else "features")
+    x = inputs
     if augmentation:
         x = _augment(x, config.data.augmentation, input_shape, config.seed)
     x = _normalize(x, model_config.normalization, statistics)
     builder = BUILDERS[model_config.name]
     try:
-        logits = builder(x, model_config, class_count, regularizers)
+        outputs = builder(x, model_config, output_count, regularizers)
     except ValueError as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(
-            f"model: expected a network that fits {_size(input_shape)} images. "
+            f"model: expected a network that fits {_size(input_shape)}. "
             f"Received: {model_config.name}, which does not: {_reason(error)}"
         ) from None
-    if tuple(logits.shape) != (None, class_count):
+    if tuple(outputs.shape) != (None, output_count):
         raise ConfigError(
-            f"model.blocks: expected a last block that gives {class_count} values an image, "
-            f"one a class. Received: an output of shape {tuple(logits.shape[1:])}"
+            f"model.blocks: expected a last block that gives {output_count} values an example "
+            f"(units: outputs). Received: an output of shape {tuple(outputs.shape[1:])}"
         )
-    # Half-precision logits cost accuracy and nothing is gained by them.
-    logits = layers.Activation("linear", dtype="float32", name="logits")(logits)
+    # Half-precision outputs cost accuracy and nothing is gained by them.
+    outputs = layers.Activation("linear", dtype="float32", name="logits")(outputs)
     try:
-        model = keras.Model(images, logits, name=model_config.name)
+        model = keras.Model(inputs, outputs, name=model_config.name)
     except ValueError as error:
         raise ConfigError(
             f"model.blocks: expected a name of its own for each block. Received: {_reason(error)}"
         ) from None
     regularizers.finish(model)
     return model
+
+
+def load_weights(model, path):
+    """Give a model the weights of a `.keras` file of the same network.
+
+    Raises:
+        ConfigError: If the file cannot be read, or holds other layers or shapes.
+    """
+    try:
+        source = keras.models.load_model(path, compile=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"model.initial_weights: expected a readable .keras file. Received: {path} "
+            f"({_reason(error)})"
+        ) from None
+    # By name: the file's model lacks the augmentation, and its generators' states.
+    given = {v.path: v for v in source.weights}
+    wanted = [v for v in model.weights if "seed_generator" not in v.path]
+    for variable in wanted:
+        found = given.get(variable.path)
+        if found is None or tuple(found.shape) != tuple(variable.shape):
+            received = "none of that name" if found is None else f"shape {tuple(found.shape)}"
+            raise ConfigError(
+                f"model.initial_weights: expected {variable.path} of shape "
+                f"{tuple(variable.shape)} in {path}. Received: {received}"
+            )
+    for variable in wanted:
+        variable.assign(given[variable.path])
 
 
 class _Regularizers:
@@ -126,6 +156,13 @@ class _Regularizers:
 
 
 def _augment(x, augmentation, input_shape, seed):
+    if augmentation == AugmentationConfig():
+        return x
+    if len(input_shape) != 3:
+        raise ConfigError(
+            "data.augmentation: expected nothing, for these inputs are no images. "
+            f"Received: {augmentation}"
+        )
     rows, cols, _ = input_shape
     if augmentation.shift_pixels:
         factors = augmentation.shift_pixels / rows, augmentation.shift_pixels / cols
@@ -148,6 +185,10 @@ AUGMENTATION_LAYERS = ("shift", "crop", "flip")
 
 
 def _normalize(x, normalization, statistics):
+    if normalization == "none":
+        return x
+    if normalization == "auto":
+        normalization = "rescale" if len(x.shape) == 4 else "standardize"
     if normalization == "rescale":
         return layers.Rescaling(1.0 / 255.0, name="rescale")(x)
     if statistics is None:
@@ -161,7 +202,7 @@ def _normalize(x, normalization, statistics):
     return layers.Rescaling(scales, offset=offsets, name="standardize")(x)
 
 
-def _cnn(x, config, class_count, regularizers):
+def _cnn(x, config, output_count, regularizers):
     blocks = config.blocks or DEFAULT_BLOCKS
     counts: dict[str, int] = {}
     last_dense = max((i for i, b in enumerate(blocks) if b.type == "dense"), default=None)
@@ -170,11 +211,11 @@ def _cnn(x, config, class_count, regularizers):
         name = block.name or f"{block.type}_{counts[block.type]}"
         if config.dropout and position == last_dense:
             x = layers.Dropout(config.dropout, name="dropout")(x)
-        x = _block(block, name, class_count, regularizers)(x)
+        x = _block(block, name, output_count, regularizers)(x)
     return x
 
 
-def _block(block, name, class_count, regularizers):
+def _block(block, name, output_count, regularizers):
     match block.type:
         case "conv":
             return layers.Conv2D(
@@ -215,7 +256,7 @@ def _block(block, name, class_count, regularizers):
             return layers.Flatten(name=name)
         case "dense":
             return layers.Dense(
-                class_count if block.units == "classes" else block.units,
+                block.units if isinstance(block.units, int) else output_count,
                 activation=block.activation,
                 use_bias=block.use_bias,
                 kernel_regularizer=regularizers.penalty(name),
@@ -238,15 +279,22 @@ def _drop(x, config):
     return layers.Dropout(config.dropout, name="dropout")(x) if config.dropout else x
 
 
-def _lenet_300_100(x, config, class_count, regularizers):
+def _linear(x, config, output_count, regularizers):
+    """Linear or softmax regression: one dense layer."""
+    if len(x.shape) > 2:
+        x = layers.Flatten(name="flatten")(x)
+    return _dense(_drop(x, config), output_count, "dense", regularizers, "linear")
+
+
+def _lenet_300_100(x, config, output_count, regularizers):
     """LeNet-300-100 (LeCun et al., 1998): two hidden dense layers."""
     x = layers.Flatten(name="flatten")(x)
     x = _dense(x, 300, "dense_1", regularizers)
     x = _dense(x, 100, "dense_2", regularizers)
-    return _dense(_drop(x, config), class_count, "dense_3", regularizers, "linear")
+    return _dense(_drop(x, config), output_count, "dense_3", regularizers, "linear")
 
 
-def _lenet5(x, config, class_count, regularizers):
+def _lenet5(x, config, output_count, regularizers):
     """LeNet-5 as the pruning literature has it (Caffe's): 20-50-500."""
     x = _conv(x, 20, 5, "conv_1", regularizers, activation="relu")
     x = layers.MaxPooling2D(2, name="pool_1")(x)
@@ -254,10 +302,10 @@ def _lenet5(x, config, class_count, regularizers):
     x = layers.MaxPooling2D(2, name="pool_2")(x)
     x = layers.Flatten(name="flatten")(x)
     x = _dense(x, 500, "dense_1", regularizers)
-    return _dense(_drop(x, config), class_count, "dense_2", regularizers, "linear")
+    return _dense(_drop(x, config), output_count, "dense_2", regularizers, "linear")
 
 
-def _resnet8(x, config, class_count, regularizers):
+def _resnet8(x, config, output_count, regularizers):
     """The image-classification network of MLPerf Tiny (Banbury et al., 2021)."""
 
     def conv(x, filters, kernel_size, strides, name):
@@ -282,11 +330,12 @@ def _resnet8(x, config, class_count, regularizers):
     size = min(x.shape[1], x.shape[2])
     x = layers.AveragePooling2D(size, name="pool")(x)
     x = _drop(layers.Flatten(name="flatten")(x), config)
-    return _dense(x, class_count, "dense", regularizers, "linear")
+    return _dense(x, output_count, "dense", regularizers, "linear")
 
 
 BUILDERS = {
     "cnn": _cnn,
+    "linear": _linear,
     "lenet_300_100": _lenet_300_100,
     "lenet5": _lenet5,
     "resnet8": _resnet8,

@@ -70,25 +70,25 @@ def print_layers(counts, console=None):
     (console or _console()).print(table)
 
 
-def print_files(files, console=None):
+def print_files(files, console=None, split="test"):
     """Print a table of measured files.
 
     Args:
         files: Mapping from a file's name to its `Measurement`.
+        split: The data they were measured on.
     """
-    table = Table(title="Exported files, measured on the test split", title_justify="left")
+    table = Table(title=f"Exported files, measured on the {split} split", title_justify="left")
     table.add_column("file", overflow="fold")
-    shown = "accuracy", "± SE", "as Keras", "bytes", "deflated", "zeros", "MACs"
-    for heading in (*shown, "median ms", "p90 ms"):
+    classes = any(file.accuracy is not None for file in files.values())
+    shown = ("accuracy", "± SE", "as Keras") if classes else ("MSE", "± SE", "R²")
+    for heading in (*shown, "bytes", "deflated", "zeros", "MACs", "median ms", "p90 ms"):
         table.add_column(heading, justify="right")
     for name, file in files.items():
         zeros = "" if file.zeros is None else f"{file.zeros / file.weights:.2%}"
         timed = file.latency_median_ms is not None
         table.add_row(
             name,
-            f"{file.accuracy:.2%}",
-            f"{file.accuracy_standard_error:.2%}",
-            f"{file.agreement:.2%}",
+            *_scores(file),
             f"{file.bytes:,}",
             f"{file.deflated_bytes:,}",
             zeros,
@@ -97,6 +97,17 @@ def print_files(files, console=None):
             f"{file.latency_p90_ms:.4f}" if timed else "",
         )
     (console or _console()).print(table)
+
+
+def _scores(file):
+    if file.accuracy is None:
+        error = file.mean_squared_error_standard_error
+        return f"{file.mean_squared_error:.5g}", f"{error:.3g}", f"{file.r2:.4f}"
+    return (
+        f"{file.accuracy:.2%}",
+        f"{file.accuracy_standard_error:.2%}",
+        f"{file.agreement:.2%}",
+    )
 
 
 def shrink_table(plan):

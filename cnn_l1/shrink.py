@@ -38,6 +38,7 @@ class LayerPlan:
         macs_before, macs_after: Multiply-adds of one sample.
         parameters_before, parameters_after: All weights, moving statistics included.
         held_back: Why channels stay whose weights are all zero, or `""`.
+        removed_channels: The numbers, from 0, of the output channels that go.
     """
 
     name: str
@@ -49,6 +50,7 @@ class LayerPlan:
     parameters_before: int
     parameters_after: int
     held_back: str = ""
+    removed_channels: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,16 +345,18 @@ def _layer_plans(analysis, liveness):
             bias = None if gone else added_bias(analysis, builder.calls[id(layer)], builder.kept)
             if bias is not None and bias.any() and not layer.use_bias:
                 added = len(bias)
+            kept = np.zeros(len(labels), bool) if gone else liveness.live[labels]
             entries[id(layer)] = {
                 "name": call.name,
                 "kind": call.kind,
                 "channels_before": len(labels),
-                "channels_after": 0 if gone else int(liveness.live[labels].sum()),
+                "channels_after": int(kept.sum()),
                 "macs_before": 0,
                 "macs_after": 0,
                 "parameters_before": sum(math.prod(v.shape) for v in layer.weights),
                 "parameters_after": 0 if gone else sum(map(math.prod, shapes.values())) + added,
                 "held_back": "" if gone else _held_back(analysis, call, liveness),
+                "removed_channels": tuple(int(n) for n in np.flatnonzero(~kept)),
             }
         entry = entries[id(layer)]
         kernels = {name: math.prod(shape) for name, shape in shapes.items() if len(shape) > 1}

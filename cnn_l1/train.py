@@ -87,37 +87,45 @@ def run(config, output, overwrite=False):
         ConfigError: If data, model and settings do not go together.
         DivergedError: If training diverged.
     """
-    from cnn_l1 import data, export, models, report, sparsity
+    from cnn_l1 import data, export, models, report, sparsity, tasks
 
     start = time.monotonic()
     with run_folder(output, overwrite) as folder:
         seed_everything(config.seed, config.model.dtype_policy)
         dataset = data.load(config.data, config.seed)
-        shape, classes = dataset.image_shape, len(dataset.class_names)
+        task = tasks.task_of(config.training.loss, dataset.about)
         statistics = dataset.statistics()
 
-        model = models.build(config, shape, classes, statistics)
+        model = models.build(config, dataset.about.input_shape, task.outputs, statistics)
+        if config.model.initial_weights is not None:
+            models.load_weights(model, config.model.initial_weights)
         logs = folder / "tensorboard" if config.tensorboard else None
-        history = sparsify(model, dataset, config, logs)
+        history = sparsify(model, dataset, task, config, logs)
         threshold_at_the_end(model, config)
-        history += fine_tune(model, dataset, config, logs)
+        history += fine_tune(model, dataset, task, config, logs)
         sparse = export.plain_copy(model, drop_layers=models.AUGMENTATION_LAYERS)
         counts = sparsity.count(sparse)
         report.print_layers(counts)
+        selected = select_features(sparse, dataset.about, folder)
 
         networks = {"": sparse}
-        shrunk = shrink_network(model, sparse, dataset, config, logs, history)
+        shrunk, removed = shrink_network(model, sparse, dataset, task, config, logs, history)
         if shrunk is not None:
             networks["shrunk/"] = shrunk
         if config.baseline:
-            networks["dense/"] = train_dense_twin(config, dataset, statistics)
+            networks["dense/"] = train_dense_twin(config, dataset, task, statistics)
         files: dict[str, tuple] = {}
         for prefix, network in networks.items():
             files |= export_files(network, folder, config, dataset, prefix)
 
-        test = dataset.load_test()
-        measured = measure_files(folder, files, test, networks, config.measure)
-        report.print_files(measured)
+        validation = {
+            prefix.rstrip("/") or "sparse": measure_network(network, dataset.validation, task)
+            for prefix, network in networks.items()
+        }
+        split = config.measure.split
+        examples = dataset.load_test() if split == "test" else dataset.validation
+        measured = measure_files(folder, files, examples, networks, task, config.measure)
+        report.print_files(measured, split=split)
 
         (folder / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
         report.write_history(folder / "history.csv", history)
@@ -125,18 +133,17 @@ def run(config, output, overwrite=False):
             "name": config.name,
             "seed": config.seed,
             "expected_result": config.expected_result,
-            "data": describe_data(dataset, test),
+            "data": describe_data(dataset, split, examples),
             "method": config.training.method,
             "l1_strength": config.penalty.l1_strength,
             "counts": report.counts_as_dict(counts),
-            "validation_accuracy": {
-                prefix.rstrip("/") or "sparse": measure_accuracy(network, dataset.validation)
-                for prefix, network in networks.items()
-            },
+            "features": selected,
+            "removed_channels": removed,
+            "validation": validation,
             "files": {name: dataclasses.asdict(figures) for name, figures in measured.items()},
             "seconds": round(time.monotonic() - start, 1),
             "versions": versions(),
-            "latency": f"CPU time of one image, one thread, files in turn, {platform.machine()}",
+            "latency": f"CPU time of one input, one thread, files in turn, {platform.machine()}",
         }
         report.write_json(folder / "report.json", summary)
     print(f"Wrote {output} in {summary['seconds']:.0f} s")
@@ -145,11 +152,13 @@ def run(config, output, overwrite=False):
 
 def dry_run(config):
     """Print the resolved config and the model's layers."""
-    from cnn_l1 import data, models
+    from cnn_l1 import data, models, tasks
 
-    shape, classes = data.describe(config.data)
-    neutral = models.PixelStatistics((0.0,) * shape[-1], (1.0,) * shape[-1])
-    model = models.build(config, shape, classes, neutral)
+    about = data.describe(config.data)
+    channels = about.input_shape[-1]
+    neutral = models.InputStatistics((0.0,) * channels, (1.0,) * channels)
+    outputs = tasks.task_of(config.training.loss, about).outputs
+    model = models.build(config, about.input_shape, outputs, neutral)
     print(configs.dump(config))
     model.summary(line_length=80)
 
@@ -163,12 +172,12 @@ def seed_everything(seed, dtype_policy):
     keras.config.set_dtype_policy(dtype_policy)
 
 
-def sparsify(model, dataset, config, logs):
+def sparsify(model, dataset, task, config, logs):
     """The stage under the penalty; returns its history, one dict an epoch."""
     from cnn_l1 import callbacks, penalties
 
     training, thresholding = config.training, config.thresholding
-    steps = dataset.train.steps_per_epoch(training.batch_size) * training.epochs
+    steps = steps_per_epoch(dataset, training) * training.epochs
     scheduled = thresholding is not None and thresholding.start_epochs is not None
     optimizer = make_optimizer(config.optimizer, config.optimizer.learning_rate, steps)
     strength = [callbacks.LogValue("l1_strength", config.penalty.l1_strength)]
@@ -198,8 +207,9 @@ def sparsify(model, dataset, config, logs):
             for kind in config.penalty.zeroes
         ]
     if training.early_stopping_epochs:
-        steering.append(_early_stopping("val_loss", training.early_stopping_epochs, training))
-    return fit(model, optimizer, dataset, config, training.epochs, steering, logs)
+        patience = training.early_stopping_epochs
+        steering.append(_early_stopping("val_loss", patience, False, training.ramp_epochs))
+    return fit(model, optimizer, dataset, task, config, training.epochs, steering, logs)
 
 
 def threshold_at_the_end(model, config):
@@ -221,13 +231,13 @@ def threshold_at_the_end(model, config):
         )
 
 
-def fine_tune(model, dataset, config, logs):
+def fine_tune(model, dataset, task, config, logs):
     """The stage without the penalty, zeros held exactly; keeps the best epoch."""
     first = config.training.epochs
-    return tune(model, dataset, config, logs, config.fine_tuning.epochs, first)
+    return tune(model, dataset, task, config, logs, config.fine_tuning.epochs, first)
 
 
-def tune(model, dataset, config, logs, epochs, first_epoch):
+def tune(model, dataset, task, config, logs, epochs, first_epoch):
     """Train without penalty, zeros held exactly, and keep the best epoch."""
     from cnn_l1 import callbacks, penalties
 
@@ -236,14 +246,20 @@ def tune(model, dataset, config, logs, epochs, first_epoch):
     tuning = config.fine_tuning
     penalties.attach(model, None, kernels_only=False)
     rate = tuning.learning_rate or config.optimizer.learning_rate
-    steps = dataset.train.steps_per_epoch(config.training.batch_size) * epochs
+    steps = steps_per_epoch(dataset, config.training) * epochs
     optimizer = make_optimizer(config.optimizer, rate, steps)
     if config.penalty.name != "none" or config.thresholding is not None:
         optimizer = callbacks.HoldZeros(optimizer, include=held_variables(config.penalty))
-    steering = [callbacks.LogValue("l1_strength", 0.0), callbacks.BestWeights("val_accuracy")]
+    score, larger = f"val_{task.score}", task.larger_is_better
+    steering = [callbacks.LogValue("l1_strength", 0.0), callbacks.BestWeights(score, larger)]
     if tuning.early_stopping_epochs:
-        steering.append(_early_stopping("val_accuracy", tuning.early_stopping_epochs))
-    return fit(model, optimizer, dataset, config, epochs, steering, logs, first_epoch)
+        steering.append(_early_stopping(score, tuning.early_stopping_epochs, larger))
+    return fit(model, optimizer, dataset, task, config, epochs, steering, logs, first_epoch)
+
+
+def steps_per_epoch(dataset, training):
+    """Training steps in an epoch."""
+    return training.steps_per_epoch or dataset.train.batches_per_epoch(training.batch_size)
 
 
 def held_variables(penalty):
@@ -252,34 +268,68 @@ def held_variables(penalty):
     return "all" if everywhere else "kernels"
 
 
-def shrink_network(model, sparse, dataset, config, logs, history):
-    """The network without its empty channels, or `None` where nothing can go.
+def select_features(sparse, about, folder):
+    """Which inputs are still read, as a table, a picture and a line; `None` if all are."""
+    from cnn_l1 import features, pictures
+
+    found = features.read_features(sparse)
+    if found is None:
+        return None
+    names = found.names(about.feature_names)
+    features.write_features(folder / "features.csv", found, about.feature_names)
+    pictures.draw_features(folder / "features", found, about.feature_names)
+    chosen = [name for name, taken in zip(names, found.selected, strict=True) if taken]
+    listed = " ".join(chosen[:40]) + (" …" if len(chosen) > 40 else "")
+    print(f"{len(chosen)} of {len(names)} features have a weight left: {listed}")
+    summary = {"features": len(names), "selected": chosen}
+    if about.true_coefficients is not None:
+        summary["support"] = support = features.support_recovery(found, about.true_coefficients)
+        print(
+            f"Of {support['true']} features that truly count, {support['found']} are found, "
+            f"and {support['false']} others"
+        )
+    return summary
+
+
+NAMED_CHANNELS = 32  # dead ones are named on the console up to here; report.json has all
+
+
+def shrink_network(model, sparse, dataset, task, config, logs, history):
+    """The network without its empty channels, and which channels those are.
 
     Args:
         model: The trained model, with its augmentation.
         sparse: Its plain copy, which the smaller one must equal.
         history: Rows of a fine-tuning behind it are added here.
+
+    Returns:
+        The network, or `None` where nothing can go, and `{layer: channel numbers}`.
     """
     from cnn_l1 import export, models, shrink
 
     if not config.shrink.enabled:
-        return None
+        return None, {}
     plan = shrink.plan_shrink(model, config.shrink.round_to, config.shrink.allow_empty)
     print(plan)
+    removed = {p.name: list(p.removed_channels) for p in plan.layers if p.removed_channels}
+    if sum(map(len, removed.values())) <= NAMED_CHANNELS:
+        for name, channels in removed.items():
+            print(f"Dead in {name}: {', '.join(map(str, channels))}")
     if not plan.removes_anything:
-        return None
+        return None, {}
     small = shrink.apply_shrink(model, plan)
     drop = models.AUGMENTATION_LAYERS
     shrunk = export.plain_copy(small, drop_layers=drop)
     shrink.check_same_output(sparse, shrunk, dataset.validation.sample(256))
     if config.shrink.fine_tuning_epochs:
         first = config.training.epochs + config.fine_tuning.epochs
-        history += tune(small, dataset, config, logs, config.shrink.fine_tuning_epochs, first)
+        epochs = config.shrink.fine_tuning_epochs
+        history += tune(small, dataset, task, config, logs, epochs, first)
         shrunk = export.plain_copy(small, drop_layers=drop)
-    return shrunk
+    return shrunk, removed
 
 
-def train_dense_twin(config, dataset, statistics):
+def train_dense_twin(config, dataset, task, statistics):
     """The same network on the same data for the same epochs, without penalty."""
     from cnn_l1 import export, models
 
@@ -291,13 +341,13 @@ def train_dense_twin(config, dataset, statistics):
     update = {"penalty": penalty, "training": training, "thresholding": None}
     twin = config.model_copy(update=update)
     seed_everything(config.seed, config.model.dtype_policy)
-    model = models.build(twin, dataset.image_shape, len(dataset.class_names), statistics)
-    sparsify(model, dataset, twin, None)
-    fine_tune(model, dataset, twin, None)
+    model = models.build(twin, dataset.about.input_shape, task.outputs, statistics)
+    sparsify(model, dataset, task, twin, None)
+    fine_tune(model, dataset, task, twin, None)
     return export.plain_copy(model, drop_layers=models.AUGMENTATION_LAYERS)
 
 
-def fit(model, optimizer, dataset, config, epochs, steering, logs, first_epoch=0):
+def fit(model, optimizer, dataset, task, config, epochs, steering, logs, first_epoch=0):
     """Compile and fit one stage; returns its history, one dict an epoch."""
     import keras
 
@@ -306,11 +356,8 @@ def fit(model, optimizer, dataset, config, epochs, steering, logs, first_epoch=0
     training = config.training
     model.compile(
         optimizer=optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[
-            keras.metrics.SparseCategoricalCrossentropy(name="data_loss", from_logits=True),
-            keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
-        ],
+        loss=task.keras_loss(),
+        metrics=task.keras_metrics(),
         steps_per_execution=training.steps_per_execution,
         jit_compile=training.jit_compile,
     )
@@ -324,14 +371,18 @@ def fit(model, optimizer, dataset, config, epochs, steering, logs, first_epoch=0
     ]
     if logs is not None:
         watching.append(keras.callbacks.TensorBoard(str(logs), histogram_freq=1, write_graph=False))
+    batches = task.encode(dataset.train.training_batches(training.batch_size, config.seed))
+    if training.steps_per_epoch is not None:
+        batches = batches.repeat()
     with warnings.catch_warnings():
         # Keras warns that a shuffled tf.data.Dataset is not shuffled again.
         warnings.filterwarnings("ignore", message=".*shuffle=True.*")
         warnings.simplefilter("always", callbacks.EmptyLayerWarning)
         fitted = fit_stoppably(
             model,
-            dataset.train.training_batches(training.batch_size, config.seed),
-            validation_data=dataset.validation.evaluation_batches(),
+            batches,
+            steps_per_epoch=training.steps_per_epoch,
+            validation_data=task.encode(dataset.validation.evaluation_batches()),
             epochs=first_epoch + epochs,
             initial_epoch=first_epoch,
             callbacks=[*steering, *watching],
@@ -373,11 +424,10 @@ def optimizer_class(name):
     return next(cls for key, cls in vars(keras.optimizers).items() if key.lower() == name)
 
 
-def _early_stopping(monitor, patience, training=None):
+def _early_stopping(monitor, patience, larger_is_better, start=0):
     import keras
 
-    start = training.ramp_epochs if training is not None else 0
-    mode = "max" if monitor.endswith("accuracy") else "min"
+    mode = "max" if larger_is_better else "min"
     return keras.callbacks.EarlyStopping(
         monitor=monitor, patience=patience, mode=mode, start_from_epoch=start
     )
@@ -406,34 +456,36 @@ def export_files(model, folder, config, dataset, prefix=""):
 
 
 def predict(model, split):
-    """A model's outputs on a whole split, in order, as `(images, classes)`."""
+    """A model's outputs on a whole split, in order, as `(examples, outputs)`."""
     import numpy as np
 
     outputs = [model.predict_on_batch(np.asarray(x)) for x, _ in split.evaluation_batches()]
     return np.concatenate(outputs)
 
 
-def measure_accuracy(model, split):
-    """A Keras model's accuracy on a split."""
-    return float((predict(model, split).argmax(axis=1) == split.labels).mean())
+def measure_network(model, split, task):
+    """A Keras model's scores on a split, by the names of `Measurement`."""
+    from cnn_l1 import measure
+
+    return measure.score(predict(model, split), split.targets, task.decide)
 
 
-def measure_files(folder, files, test, networks, config):
+def measure_files(folder, files, examples, networks, task, config):
     """Measure every exported file; returns `{name: Measurement}`."""
     from cnn_l1 import macs, measure
 
     measures = {"keras": measure.measure_keras, "saved_model": measure.measure_saved_model}
-    outputs = {prefix: predict(network, test) for prefix, network in networks.items()}
+    outputs = {prefix: predict(network, examples) for prefix, network in networks.items()}
     costs = {prefix: sum(macs.count_macs(n).values()) for prefix, n in networks.items()}
     measured = {}
     for name, (kind, path) in files.items():
         prefix = next(p for p in sorted(networks, reverse=True) if name.startswith(p))
         function = measures.get(kind, measure.measure_tflite)
-        figures = function(path, test.evaluation_batches(), outputs[prefix])
+        figures = function(path, examples.evaluation_batches(), outputs[prefix], task.decide)
         measured[name] = dataclasses.replace(figures, macs=costs[prefix])
     timed = [name for name, (kind, _) in files.items() if kind not in measures]
-    images = [test.sample(1)[0]] * len(timed)
-    latencies = measure.time_files([files[n][1] for n in timed], images, config.latency_runs)
+    inputs = [examples.sample(1)[0]] * len(timed)
+    latencies = measure.time_files([files[n][1] for n in timed], inputs, config.latency_runs)
     for name, (median, p90) in zip(timed, latencies, strict=True):
         measured[name] = dataclasses.replace(
             measured[name], latency_median_ms=median, latency_p90_ms=p90
@@ -441,15 +493,17 @@ def measure_files(folder, files, test, networks, config):
     return measured
 
 
-def describe_data(dataset, test):
+def describe_data(dataset, split, measured):
     """What a report says of its data."""
+    about = dataset.about
     return {
-        "name": dataset.name,
-        "image_shape": list(dataset.image_shape),
-        "class_names": list(dataset.class_names),
-        "train_images": dataset.train.size,
-        "validation_images": dataset.validation.size,
-        "test_images": test.size,
+        "name": about.name,
+        "input_shape": list(about.input_shape),
+        "class_names": None if about.class_names is None else list(about.class_names),
+        "train_examples": dataset.train.size,
+        "validation_examples": dataset.validation.size,
+        "measured_split": split,
+        "measured_examples": measured.size,
     }
 
 

@@ -58,9 +58,9 @@ def numbered(size):
 
 def streaming(split):
     def stream():
-        return tf.data.Dataset.from_tensor_slices((split.images, split.labels))
+        return tf.data.Dataset.from_tensor_slices((split.inputs, split.targets))
 
-    return data.Split(split.size, None, split.labels, stream)
+    return data.Split(split.size, None, split.targets, stream)
 
 
 def test_digits_are_prepared_in_the_cache(digits, cache):
@@ -73,14 +73,14 @@ def test_digits_sizes(digits):
     assert digits.train.size + digits.validation.size == TRAIN_IMAGES
     assert test.size == TEST_IMAGES
     assert digits.validation.size == 144  # a tenth, rounded up
-    assert digits.image_shape == (8, 8, 1)
-    assert digits.class_names == tuple("0123456789")
+    assert digits.about.input_shape == (8, 8, 1)
+    assert digits.about.class_names == tuple("0123456789")
     for split in (digits.train, digits.validation, test):
-        assert split.images.shape == (split.size, 8, 8, 1)
-        assert split.images.dtype == "uint8"
-        assert split.labels.shape == (split.size,)
-        assert split.labels.dtype == "int64"
-    assert (digits.train.images.min(), digits.train.images.max()) == (0, 255)
+        assert split.inputs.shape == (split.size, 8, 8, 1)
+        assert split.inputs.dtype == "uint8"
+        assert split.targets.shape == (split.size,)
+        assert split.targets.dtype == "int64"
+    assert (digits.train.inputs.min(), digits.train.inputs.max()) == (0, 255)
 
 
 def test_digits_are_those_of_scikit_learn(digits):
@@ -96,7 +96,7 @@ def test_digits_are_those_of_scikit_learn(digits):
     found = [
         (image.tobytes(), label)
         for split in (digits.train, digits.validation, digits.load_test())
-        for image, label in zip(split.images, split.labels, strict=True)
+        for image, label in zip(split.inputs, split.targets, strict=True)
     ]
     assert set(found) == expected
     assert len(found) == len(source.target)
@@ -118,23 +118,23 @@ def test_parting_is_disjoint_and_whole(in_memory):
     assert not as_set(train) & as_set(validation)
     assert as_set(train) | as_set(validation) == as_set(whole)
     assert (len(train), len(validation)) == (parted.train.size, parted.validation.size)
-    np.testing.assert_array_equal(parted.train.labels, train_labels)
-    np.testing.assert_array_equal(parted.validation.labels, validation_labels)
+    np.testing.assert_array_equal(parted.train.targets, train_labels)
+    np.testing.assert_array_equal(parted.validation.targets, validation_labels)
     assert sorted([*train_labels, *validation_labels]) == sorted(labels)
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.3])
 def test_parting_is_stratified(fraction):
     parted = data.load(DataConfig(validation_fraction=fraction), seed=1)
-    held = np.bincount(parted.validation.labels, minlength=10)
-    whole = held + np.bincount(parted.train.labels, minlength=10)
+    held = np.bincount(parted.validation.targets, minlength=10)
+    whole = held + np.bincount(parted.train.targets, minlength=10)
     # A class' share is seldom a whole number of images: up to one off.
     assert np.abs(held - whole * fraction).max() <= 1
 
 
 def test_test_split_is_stratified(digits):
-    labels = digits.load_test().labels
-    counts = np.bincount(np.concatenate([digits.train.labels, digits.validation.labels]))
+    labels = digits.load_test().targets
+    counts = np.bincount(np.concatenate([digits.train.targets, digits.validation.targets]))
     share = TEST_IMAGES / (TRAIN_IMAGES + TEST_IMAGES)
     # As above: up to one image off.
     assert np.abs(np.bincount(labels) - (counts + np.bincount(labels)) * share).max() <= 1
@@ -142,16 +142,16 @@ def test_test_split_is_stratified(digits):
 
 def test_parting_is_seeded(digits):
     again = data.load(DataConfig(), seed=0)
-    np.testing.assert_array_equal(again.train.images, digits.train.images)
-    np.testing.assert_array_equal(again.validation.labels, digits.validation.labels)
+    np.testing.assert_array_equal(again.train.inputs, digits.train.inputs)
+    np.testing.assert_array_equal(again.validation.targets, digits.validation.targets)
     other = data.load(DataConfig(), seed=1)
-    assert as_set(other.validation.images) != as_set(digits.validation.images)
+    assert as_set(other.validation.inputs) != as_set(digits.validation.inputs)
     # The test split never moves.
-    np.testing.assert_array_equal(other.load_test().images, digits.load_test().images)
+    np.testing.assert_array_equal(other.load_test().inputs, digits.load_test().inputs)
 
 
 def test_streamed_images_are_those_in_memory(digits, streamed):
-    assert streamed.train.images is None
+    assert streamed.train.inputs is None
     pairs = (
         (streamed.train, digits.train),
         (streamed.validation, digits.validation),
@@ -160,17 +160,17 @@ def test_streamed_images_are_those_in_memory(digits, streamed):
     for stream, memory in pairs:
         assert stream.size == memory.size
         images, labels = collect(stream.evaluation_batches())
-        np.testing.assert_array_equal(images, memory.images)
-        np.testing.assert_array_equal(labels, memory.labels)
-        np.testing.assert_array_equal(stream.labels, memory.labels)
+        np.testing.assert_array_equal(images, memory.inputs)
+        np.testing.assert_array_equal(labels, memory.targets)
+        np.testing.assert_array_equal(stream.targets, memory.targets)
         np.testing.assert_array_equal(stream.sample(7), memory.sample(7))
 
 
 def test_evaluation_batches_are_float_pixels_in_order(digits):
     images, labels = collect(digits.train.evaluation_batches())
     assert images.dtype == "float32"
-    np.testing.assert_array_equal(images, digits.train.images)
-    np.testing.assert_array_equal(labels, digits.train.labels)
+    np.testing.assert_array_equal(images, digits.train.inputs)
+    np.testing.assert_array_equal(labels, digits.train.targets)
 
 
 @pytest.mark.parametrize("kind", [lambda split: split, streaming], ids=["memory", "stream"])
@@ -211,34 +211,34 @@ class TestTrainingBatches:
     def test_drops_the_remainder(self, kind):
         split = kind(numbered(53))
         sizes = [len(labels) for _, labels in split.training_batches(10, seed=0)]
-        assert sizes == [10] * split.steps_per_epoch(10) == [10] * 5
+        assert sizes == [10] * split.batches_per_epoch(10) == [10] * 5
 
     def test_batch_larger_than_the_split(self, kind):
         split = kind(numbered(7))
         (epoch,) = self.epochs(split, 100, seed=0, count=1)
         assert sorted(epoch) == list(range(7))
-        assert split.steps_per_epoch(100) == 1
+        assert split.batches_per_epoch(100) == 1
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_image_size_resizes(in_memory, digits):
     config = DataConfig(image_size=(4, 12), in_memory=in_memory)
     resized = data.load(config, seed=0)
-    assert resized.image_shape == (4, 12, 1)
+    assert resized.about.input_shape == (4, 12, 1)
     assert data.describe(config) == ((4, 12, 1), 10)
     images, labels = collect(resized.train.evaluation_batches())
     assert images.shape == (digits.train.size, 4, 12, 1)
     np.testing.assert_array_equal(images, np.round(images))
     assert images.min() >= 0
     assert images.max() <= 255
-    np.testing.assert_array_equal(labels, digits.train.labels)
+    np.testing.assert_array_equal(labels, digits.train.targets)
     # Antialiased resizing keeps the brightness but for edges and rounding.
-    assert abs(images.mean() - digits.train.images.mean()) < 0.05 * 255
+    assert abs(images.mean() - digits.train.inputs.mean()) < 0.05 * 255
 
 
 def test_image_size_as_it_is_changes_nothing(digits):
     same = data.load(DataConfig(image_size=(8, 8)), seed=0)
-    np.testing.assert_array_equal(same.train.images, digits.train.images)
+    np.testing.assert_array_equal(same.train.inputs, digits.train.inputs)
 
 
 @pytest.mark.parametrize("kind", [lambda split: split, streaming], ids=["memory", "stream"])
@@ -257,7 +257,7 @@ def test_statistics_are_those_of_numpy(kind):
 def test_statistics_of_digits(digits, streamed):
     assert digits.statistics() == streamed.statistics()
     # As above.
-    np.testing.assert_allclose(digits.statistics().mean, digits.train.images.mean(), rtol=1e-12)
+    np.testing.assert_allclose(digits.statistics().mean, digits.train.inputs.mean(), rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -422,15 +422,15 @@ def test_images_that_differ_in_size(in_memory, tmp_path):
     assert message.startswith("data.image_size: expected [rows, columns], for images in ")
     assert message.endswith("Received: nothing")
     parted = data.load(DataConfig(**settings, image_size=(4, 6)), seed=0)
-    assert parted.image_shape == (4, 6, 3)
-    assert parted.class_names == ("dark", "bright")
+    assert parted.about.input_shape == (4, 6, 3)
+    assert parted.about.class_names == ("dark", "bright")
     images, labels = collect(parted.train.evaluation_batches())
     assert images.shape == (6, 4, 6, 3)
     # An image of one shade stays so, and keeps it, at any size.
     assert (images == images[:, :1, :1, :1]).all()
     shades = {(20.0 * i + 100 * (i % 2), i % 2) for i in range(8)}
     assert set(zip(images[:, 0, 0, 0].tolist(), labels.tolist(), strict=True)) < shades
-    assert np.bincount(parted.validation.labels).tolist() == [1, 1]
+    assert np.bincount(parted.validation.targets).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -452,7 +452,7 @@ def test_real_data_set(name, shape, train, test):
     config = DataConfig(name=name, train_split="train[:1000]", test_split="test[:100]")
     parted = data.load(config, seed=0)
     assert (parted.train.size, parted.validation.size) == (900, 100)
-    assert parted.train.images.shape == (900, *shape)
-    assert (parted.train.images.min(), parted.train.images.max()) == (0, 255)
-    assert parted.load_test().images.shape == (100, *shape)
-    assert len(parted.class_names) == 10
+    assert parted.train.inputs.shape == (900, *shape)
+    assert (parted.train.inputs.min(), parted.train.inputs.max()) == (0, 255)
+    assert parted.load_test().inputs.shape == (100, *shape)
+    assert len(parted.about.class_names) == 10

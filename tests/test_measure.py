@@ -63,7 +63,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_accuracy_agreement_and_difference(files, reference, name):
     figures = CASES[name](files / name, BATCHES, reference)
-    assert figures.images == 5
+    assert figures.examples == 5
     assert figures.accuracy == 3 / 5
     assert figures.accuracy_standard_error == pytest.approx(math.sqrt(0.6 * 0.4 / 5))
     assert figures.agreement == 1.0

@@ -9,7 +9,7 @@ import pytest
 from cnn_l1 import config as configs
 from cnn_l1 import models, penalties
 from cnn_l1.config import ConfigError
-from cnn_l1.models import PixelStatistics
+from cnn_l1.models import InputStatistics
 
 FLATTEN = {"type": "flatten"}
 LOGITS = {"type": "dense", "units": "classes", "activation": "linear"}
@@ -190,7 +190,7 @@ def test_rescale_takes_raw_pixels():
 def test_standardize_gives_mean_0_and_variance_1():
     # Channels unlike each other, so that no mix-up of them passes.
     pixels = images((500, 8, 8, 3)) * np.float32([1.0, 0.5, 0.1]) + np.float32([0, 90, 7])
-    statistics = PixelStatistics(
+    statistics = InputStatistics(
         tuple(pixels.mean((0, 1, 2), dtype="float64")),
         tuple(pixels.var((0, 1, 2), dtype="float64")),
     )
@@ -203,7 +203,7 @@ def test_standardize_gives_mean_0_and_variance_1():
 
 
 def test_standardize_a_channel_that_is_constant():
-    statistics = PixelStatistics((10.0, 20.0), (4.0, 0.0))
+    statistics = InputStatistics((10.0, 20.0), (4.0, 0.0))
     model = build((8, 8, 2), statistics=statistics, model={"normalization": "standardize"})
     standardize = keras.Model(model.input, model.get_layer("standardize").output)
     pixels = np.full((1, 8, 8, 2), [12.0, 20.0], "float32")

@@ -120,7 +120,7 @@ def test_reported_counts_are_the_files(full_run):
 
 def test_report_says_what_was_measured(full_run):
     report = json.loads((full_run / "report.json").read_text(encoding="utf-8"))
-    assert report["data"]["image_shape"] == [8, 8, 1]
+    assert report["data"]["input_shape"] == [8, 8, 1]
     assert report["data"]["test_images"] == 360
     assert len(report["files"]) == 8
     for name, figures in report["files"].items():
@@ -316,7 +316,7 @@ def test_channels_are_zeroed_and_taken_out(config_file, tmp_path, capsys, name):
     report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
     zeroed = report["files"]["model_float32.tflite"]
     shrunk = report["files"]["shrunk/model_float32.tflite"]
-    assert set(report["validation_accuracy"]) == {"sparse", "shrunk"}
+    assert set(report["validation"]) == {"sparse", "shrunk"}
     assert shrunk["macs"] < zeroed["macs"]
     assert shrunk["bytes"] < zeroed["bytes"]
     resolved = config.load(tmp_path / "run" / "config.yaml")
