@@ -32,6 +32,7 @@ class Measurement:
         latency_median_ms: Of one example, one thread, in CPU time.
         latency_p90_ms: The 90th percentile of the same runs.
         operators: Names of the operators, each once.
+        ram_bytes: The arena that TFLite Micro needs for it, on this host.
         macs: Multiply-adds of one example, counted on the network that was exported.
     """
 
@@ -51,6 +52,7 @@ class Measurement:
     mean_squared_error: float | None = None
     mean_squared_error_standard_error: float | None = None
     r2: float | None = None
+    ram_bytes: int | None = None
 
 
 class TFLiteRunner:

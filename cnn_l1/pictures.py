@@ -61,3 +61,75 @@ def draw_features(path, features, names=None):
         axes.set_ylabel("weight" if single else "sum of |outgoing weights|")
     axes.set_title(title)
     save(figure, path)
+
+
+def draw_sweep(folder, rows, dense=None):
+    """Score against sparsity, bytes and multiply-adds, with standard errors.
+
+    Args:
+        folder: Where to write `score_sparsity`, `score_bytes` and `score_macs`.
+        rows: `selection.Row`s of a path, the choice marked.
+        dense: The dense twin's row, or `None`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    done = [row for row in rows if row.score is not None]
+    classes = all(row.score <= 1 for row in done)
+    kinds = {"sparsity": "sparsity", "bytes": "bytes of the file", "macs": "multiply-adds"}
+    for kind, label in kinds.items():
+        shown = [row for row in done if getattr(row, kind) is not None]
+        if not shown:
+            continue
+        figure, axes = new_figure()
+        factor = 100.0 if classes else 1.0
+        places = [getattr(row, kind) * (100.0 if kind == "sparsity" else 1.0) for row in shown]
+        axes.errorbar(
+            places,
+            [factor * row.score for row in shown],
+            [factor * row.standard_error for row in shown],
+            fmt="o-",
+            color=BLUE,
+            capsize=3,
+            markersize=4,
+            label="mean ± standard error",
+        )
+        for place, row in zip(places, shown, strict=True):
+            if row.chosen:
+                score = factor * row.score
+                axes.plot([place], [score], "*", color=ORANGE, markersize=15, label="chosen")
+        if dense is not None and dense.score is not None:
+            axes.axhline(factor * dense.score, color=GREY, linestyle="--", label="dense twin")
+        if kind != "sparsity" and max(places) > 4 * min(places) > 0:
+            axes.set_xscale("log")
+        axes.set_xlabel(f"{label}, %" if kind == "sparsity" else label)
+        axes.set_ylabel("validation accuracy, %" if classes else "validation mean squared error")
+        axes.legend()
+        axes.grid(alpha=0.3)
+        save(figure, folder / f"score_{kind}")
+
+
+NAMED_PATHS = 12
+
+
+def draw_paths(path, strengths, paths, chosen=None):
+    """Weights of a linear model, or each layer's sparsity, along the strengths.
+
+    Args:
+        path: Where to write, without suffix.
+        strengths: Ascending.
+        paths: `{name: [value or None, …]}`, one value a strength.
+        chosen: The chosen `selection.Row`, or `None`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure, axes = new_figure()
+    weights = any(v is not None and v < 0 for values in paths.values() for v in values)
+    for name, values in paths.items():
+        heights = np.array([np.nan if value is None else value for value in values])
+        axes.plot(strengths, heights, ".-", label=name if len(paths) <= NAMED_PATHS else None)
+    axes.set_xscale("log")
+    axes.set_xlabel("l1_strength λ")
+    axes.set_ylabel("weight" if weights else "sparsity of the layer")
+    if chosen is not None:
+        axes.axvline(chosen.l1_strength, color=ORANGE, linestyle="--", label="chosen")
+    figure.legend(fontsize="small", loc="outside right upper")
+    axes.grid(alpha=0.3)
+    save(figure, path)

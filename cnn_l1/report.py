@@ -81,7 +81,8 @@ def print_files(files, console=None, split="test"):
     table.add_column("file", overflow="fold")
     classes = any(file.accuracy is not None for file in files.values())
     shown = ("accuracy", "± SE", "as Keras") if classes else ("MSE", "± SE", "R²")
-    for heading in (*shown, "bytes", "deflated", "zeros", "MACs", "median ms", "p90 ms"):
+    ram = ("RAM",) if any(file.ram_bytes is not None for file in files.values()) else ()
+    for heading in (*shown, "bytes", "deflated", "zeros", "MACs", *ram, "median ms", "p90 ms"):
         table.add_column(heading, justify="right")
     for name, file in files.items():
         zeros = "" if file.zeros is None else f"{file.zeros / file.weights:.2%}"
@@ -93,6 +94,7 @@ def print_files(files, console=None, split="test"):
             f"{file.deflated_bytes:,}",
             zeros,
             "" if file.macs is None else f"{file.macs:,}",
+            *(("" if file.ram_bytes is None else f"{file.ram_bytes:,}",) if ram else ()),
             f"{file.latency_median_ms:.4f}" if timed else "",
             f"{file.latency_p90_ms:.4f}" if timed else "",
         )
@@ -108,6 +110,65 @@ def _scores(file):
         f"{file.accuracy_standard_error:.2%}",
         f"{file.agreement:.2%}",
     )
+
+
+def print_sweep(rows, console=None):
+    """Print the table of a sweep: one `selection.Row` a strength, the choice marked."""
+    table = Table(title="Strengths, measured on validation data", title_justify="left")
+    classes = all(row.score is None or row.score <= 1 for row in rows)
+    score = "accuracy" if classes else "MSE"
+    headings = "l1_strength", "runs", "failed", score, "± SE", "sparsity", "nonzero"
+    for heading in (*headings, "bytes", "MACs", "RAM", "median ms", ""):
+        table.add_column(heading, justify="right")
+
+    def shown(value, style):
+        return "" if value is None else format(value, style)
+
+    for row in rows:
+        marks = ("chosen",) if row.chosen else ("too large",) if row.fits is False else ("",)
+        table.add_row(
+            "dense" if not row.l1_strength else f"{row.l1_strength:.3g}",
+            str(row.runs),
+            str(row.failed) if row.failed else "",
+            shown(row.score, ".2%" if classes else ".5g"),
+            shown(row.standard_error, ".2%" if classes else ".3g"),
+            shown(row.sparsity, ".2%"),
+            shown(row.nonzero_parameters, ",.0f"),
+            shown(row.bytes, ",.0f"),
+            shown(row.macs, ",.0f"),
+            shown(row.ram_bytes, ",.0f"),
+            shown(row.latency_median_ms, ".4f"),
+            *marks,
+        )
+    (console or _console()).print(table)
+
+
+def write_rows(path, rows):
+    """Write dataclass rows as CSV, one column a field."""
+    dicts = [dataclasses.asdict(row) for row in rows]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dicts[0]))
+        writer.writeheader()
+        writer.writerows(dicts)
+
+
+def write_hparams(folder, reports):
+    """Write each run's strength and figures for TensorBoard's HParams page.
+
+    Args:
+        folder: Folder of the logs.
+        reports: `{run: report}`.
+    """
+    import tensorflow as tf
+    from tensorboard.plugins.hparams import api
+
+    for name, report in reports.items():
+        with tf.summary.create_file_writer(str(folder / name)).as_default():
+            api.hparams({"l1_strength": report["l1_strength"], "seed": report["seed"]}, name)
+            tf.summary.scalar("sparsity", report["counts"]["sparsity"], step=0)
+            for network, scores in report["validation"].items():
+                for key, value in scores.items():
+                    tf.summary.scalar(f"{network}_{key}", value, step=0)
 
 
 def shrink_table(plan):

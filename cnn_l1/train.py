@@ -7,11 +7,13 @@ Read `run` from top to bottom: it is the whole pipeline, one call a stage.
 
 import argparse
 import dataclasses
+import json
 import pathlib
 import platform
 import sys
 import time
 import warnings
+from typing import Any
 
 from cnn_l1 import config as configs
 from cnn_l1.config import ConfigError
@@ -72,13 +74,33 @@ def main(arguments=None):
     return 0
 
 
-def run(config, output, overwrite=False):
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What every stage of a run needs.
+
+    Attributes:
+        config: The `Config`.
+        dataset: The `data.Data`.
+        task: The `tasks.Task`.
+        logs: Folder of TensorBoard's logs, or `None`.
+        watchers: Further Keras callbacks, such as a progress display's.
+    """
+
+    config: Any
+    dataset: Any
+    task: Any
+    logs: Any = None
+    watchers: tuple = ()
+
+
+def run(config, output, overwrite=False, watchers=()):
     """Run the whole pipeline.
 
     Args:
         config: A `Config`.
         output: Folder of the run, as a `pathlib.Path`.
         overwrite: Whether a run that is there may be replaced.
+        watchers: Keras callbacks that see every epoch, behind all others.
 
     Returns:
         The report, as written to `report.json`.
@@ -100,20 +122,21 @@ def run(config, output, overwrite=False):
         if config.model.initial_weights is not None:
             models.load_weights(model, config.model.initial_weights)
         logs = folder / "tensorboard" if config.tensorboard else None
-        history = sparsify(model, dataset, task, config, logs)
+        this = Run(config, dataset, task, logs, tuple(watchers))
+        history = sparsify(model, this)
         threshold_at_the_end(model, config)
-        history += fine_tune(model, dataset, task, config, logs)
+        history += fine_tune(model, this)
         sparse = export.plain_copy(model, drop_layers=models.AUGMENTATION_LAYERS)
         counts = sparsity.count(sparse)
         report.print_layers(counts)
         selected = select_features(sparse, dataset.about, folder)
 
         networks = {"": sparse}
-        shrunk, removed = shrink_network(model, sparse, dataset, task, config, logs, history)
+        shrunk, removed = shrink_network(model, sparse, this, history)
         if shrunk is not None:
             networks["shrunk/"] = shrunk
         if config.baseline:
-            networks["dense/"] = train_dense_twin(config, dataset, task, statistics)
+            networks["dense/"] = train_dense_twin(this, statistics)
         files: dict[str, tuple] = {}
         for prefix, network in networks.items():
             files |= export_files(network, folder, config, dataset, prefix)
@@ -139,6 +162,7 @@ def run(config, output, overwrite=False):
             "counts": report.counts_as_dict(counts),
             "features": selected,
             "removed_channels": removed,
+            "constant_output": is_constant(sparse, dataset.validation),
             "validation": validation,
             "files": {name: dataclasses.asdict(figures) for name, figures in measured.items()},
             "seconds": round(time.monotonic() - start, 1),
@@ -172,12 +196,13 @@ def seed_everything(seed, dtype_policy):
     keras.config.set_dtype_policy(dtype_policy)
 
 
-def sparsify(model, dataset, task, config, logs):
+def sparsify(model, this):
     """The stage under the penalty; returns its history, one dict an epoch."""
     from cnn_l1 import callbacks, penalties
 
+    config = this.config
     training, thresholding = config.training, config.thresholding
-    steps = steps_per_epoch(dataset, training) * training.epochs
+    steps = steps_per_epoch(this) * training.epochs
     scheduled = thresholding is not None and thresholding.start_epochs is not None
     optimizer = make_optimizer(config.optimizer, config.optimizer.learning_rate, steps)
     strength = [callbacks.LogValue("l1_strength", config.penalty.l1_strength)]
@@ -209,7 +234,7 @@ def sparsify(model, dataset, task, config, logs):
     if training.early_stopping_epochs:
         patience = training.early_stopping_epochs
         steering.append(_early_stopping("val_loss", patience, False, training.ramp_epochs))
-    return fit(model, optimizer, dataset, task, config, training.epochs, steering, logs)
+    return fit(model, optimizer, this, training.epochs, steering)
 
 
 def threshold_at_the_end(model, config):
@@ -231,22 +256,23 @@ def threshold_at_the_end(model, config):
         )
 
 
-def fine_tune(model, dataset, task, config, logs):
+def fine_tune(model, this):
     """The stage without the penalty, zeros held exactly; keeps the best epoch."""
-    first = config.training.epochs
-    return tune(model, dataset, task, config, logs, config.fine_tuning.epochs, first)
+    return tune(model, this, this.config.fine_tuning.epochs, this.config.training.epochs)
 
 
-def tune(model, dataset, task, config, logs, epochs, first_epoch):
+def tune(model, this, epochs, first_epoch):
     """Train without penalty, zeros held exactly, and keep the best epoch."""
     from cnn_l1 import callbacks, penalties
+
+    config, task = this.config, this.task
 
     if not epochs:
         return []
     tuning = config.fine_tuning
     penalties.attach(model, None, kernels_only=False)
     rate = tuning.learning_rate or config.optimizer.learning_rate
-    steps = steps_per_epoch(dataset, config.training) * epochs
+    steps = steps_per_epoch(this) * epochs
     optimizer = make_optimizer(config.optimizer, rate, steps)
     if config.penalty.name != "none" or config.thresholding is not None:
         optimizer = callbacks.HoldZeros(optimizer, include=held_variables(config.penalty))
@@ -254,12 +280,13 @@ def tune(model, dataset, task, config, logs, epochs, first_epoch):
     steering = [callbacks.LogValue("l1_strength", 0.0), callbacks.BestWeights(score, larger)]
     if tuning.early_stopping_epochs:
         steering.append(_early_stopping(score, tuning.early_stopping_epochs, larger))
-    return fit(model, optimizer, dataset, task, config, epochs, steering, logs, first_epoch)
+    return fit(model, optimizer, this, epochs, steering, first_epoch)
 
 
-def steps_per_epoch(dataset, training):
+def steps_per_epoch(this):
     """Training steps in an epoch."""
-    return training.steps_per_epoch or dataset.train.batches_per_epoch(training.batch_size)
+    training = this.config.training
+    return training.steps_per_epoch or this.dataset.train.batches_per_epoch(training.batch_size)
 
 
 def held_variables(penalty):
@@ -294,7 +321,7 @@ def select_features(sparse, about, folder):
 NAMED_CHANNELS = 32  # dead ones are named on the console up to here; report.json has all
 
 
-def shrink_network(model, sparse, dataset, task, config, logs, history):
+def shrink_network(model, sparse, this, history):
     """The network without its empty channels, and which channels those are.
 
     Args:
@@ -307,6 +334,7 @@ def shrink_network(model, sparse, dataset, task, config, logs, history):
     """
     from cnn_l1 import export, models, shrink
 
+    config = this.config
     if not config.shrink.enabled:
         return None, {}
     plan = shrink.plan_shrink(model, config.shrink.round_to, config.shrink.allow_empty)
@@ -320,20 +348,21 @@ def shrink_network(model, sparse, dataset, task, config, logs, history):
     small = shrink.apply_shrink(model, plan)
     drop = models.AUGMENTATION_LAYERS
     shrunk = export.plain_copy(small, drop_layers=drop)
-    shrink.check_same_output(sparse, shrunk, dataset.validation.sample(256))
+    shrink.check_same_output(sparse, shrunk, this.dataset.validation.sample(256))
     if config.shrink.fine_tuning_epochs:
         first = config.training.epochs + config.fine_tuning.epochs
         epochs = config.shrink.fine_tuning_epochs
-        history += tune(small, dataset, task, config, logs, epochs, first)
+        history += tune(small, this, epochs, first)
         shrunk = export.plain_copy(small, drop_layers=drop)
     return shrunk, removed
 
 
-def train_dense_twin(config, dataset, task, statistics):
+def train_dense_twin(this, statistics):
     """The same network on the same data for the same epochs, without penalty."""
     from cnn_l1 import export, models
 
     print("Dense twin: the same run without penalty")
+    config, about = this.config, this.dataset.about
     penalty = config.penalty.model_copy(
         update={"name": "none", "l2_strength": 0.0, "l1_ratio": 0.0}
     )
@@ -341,18 +370,20 @@ def train_dense_twin(config, dataset, task, statistics):
     update = {"penalty": penalty, "training": training, "thresholding": None}
     twin = config.model_copy(update=update)
     seed_everything(config.seed, config.model.dtype_policy)
-    model = models.build(twin, dataset.about.input_shape, task.outputs, statistics)
-    sparsify(model, dataset, task, twin, None)
-    fine_tune(model, dataset, task, twin, None)
+    model = models.build(twin, about.input_shape, this.task.outputs, statistics)
+    alone = dataclasses.replace(this, config=twin, logs=None, watchers=())
+    sparsify(model, alone)
+    fine_tune(model, alone)
     return export.plain_copy(model, drop_layers=models.AUGMENTATION_LAYERS)
 
 
-def fit(model, optimizer, dataset, task, config, epochs, steering, logs, first_epoch=0):
+def fit(model, optimizer, this, epochs, steering, first_epoch=0):
     """Compile and fit one stage; returns its history, one dict an epoch."""
     import keras
 
     from cnn_l1 import callbacks
 
+    config, dataset, task = this.config, this.dataset, this.task
     training = config.training
     model.compile(
         optimizer=optimizer,
@@ -369,8 +400,10 @@ def fit(model, optimizer, dataset, task, config, epochs, steering, logs, first_e
         keras.callbacks.ProgbarLogger(),
         callbacks.LogLayers(monitor),
     ]
-    if logs is not None:
-        watching.append(keras.callbacks.TensorBoard(str(logs), histogram_freq=1, write_graph=False))
+    if this.logs is not None:
+        watching.append(
+            keras.callbacks.TensorBoard(str(this.logs), histogram_freq=1, write_graph=False)
+        )
     batches = task.encode(dataset.train.training_batches(training.batch_size, config.seed))
     if training.steps_per_epoch is not None:
         batches = batches.repeat()
@@ -385,7 +418,7 @@ def fit(model, optimizer, dataset, task, config, epochs, steering, logs, first_e
             validation_data=task.encode(dataset.validation.evaluation_batches()),
             epochs=first_epoch + epochs,
             initial_epoch=first_epoch,
-            callbacks=[*steering, *watching],
+            callbacks=[*steering, *watching, *this.watchers],
         )
     columns = fitted.history
     rows = []
@@ -470,6 +503,54 @@ def measure_network(model, split, task):
     return measure.score(predict(model, split), split.targets, task.decide)
 
 
+def is_constant(model, split):
+    """Whether a model gives the same output, bit by bit, for every example of a split."""
+    outputs = predict(model, split)
+    return bool((outputs == outputs[:1]).all())
+
+
+def measure_again(source, output, split):
+    """Copy a finished run and measure its files on another split.
+
+    Args:
+        source: Folder of the run.
+        output: Where to copy it; must not be there.
+        split: `"test"` or `"validation"`.
+
+    Returns:
+        The report of the copy, as written to its `report.json`.
+    """
+    import shutil
+
+    import keras
+
+    from cnn_l1 import data, report, tasks
+
+    summary = json.loads((source / "report.json").read_text(encoding="utf-8"))
+    config = configs.load(source / "config.yaml")
+    measuring = config.measure.model_copy(update={"split": split})
+    dataset = data.load(config.data, config.seed)
+    task = tasks.task_of(config.training.loss, dataset.about)
+    examples = dataset.load_test() if split == "test" else dataset.validation
+    with run_folder(output) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        kinds = {"model.keras": "keras", "saved_model": "saved_model"}
+        files = {n: (kinds.get(n.split("/")[-1], "tflite"), folder / n) for n in summary["files"]}
+        networks = {
+            name.removesuffix("model.keras"): keras.models.load_model(path)
+            for name, (kind, path) in files.items()
+            if kind == "keras"
+        }
+        measured = measure_files(folder, files, examples, networks, task, measuring)
+        report.print_files(measured, split=split)
+        summary["data"] = describe_data(dataset, split, examples)
+        summary["files"] = {n: dataclasses.asdict(figures) for n, figures in measured.items()}
+        report.write_json(folder / "report.json", summary)
+        copied = config.model_copy(update={"measure": measuring})
+        (folder / "config.yaml").write_text(configs.dump(copied), encoding="utf-8")
+    return summary
+
+
 def measure_files(folder, files, examples, networks, task, config):
     """Measure every exported file; returns `{name: Measurement}`."""
     from cnn_l1 import macs, measure
@@ -488,9 +569,23 @@ def measure_files(folder, files, examples, networks, task, config):
     latencies = measure.time_files([files[n][1] for n in timed], inputs, config.latency_runs)
     for name, (median, p90) in zip(timed, latencies, strict=True):
         measured[name] = dataclasses.replace(
-            measured[name], latency_median_ms=median, latency_p90_ms=p90
+            measured[name],
+            latency_median_ms=median,
+            latency_p90_ms=p90,
+            ram_bytes=micro_ram(files[name][1]) if config.ram else None,
         )
     return measured
+
+
+def micro_ram(path):
+    """The arena that TFLite Micro needs for a file, or `None`, said so, if it runs none such."""
+    from cnn_l1 import micro
+
+    try:
+        return micro.arena_bytes(path)
+    except micro.MicroError as error:
+        print(error)
+        return None
 
 
 def describe_data(dataset, split, measured):

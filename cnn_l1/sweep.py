@@ -1,0 +1,499 @@
+"""Many runs along the penalty's strength λ, and one choice by validation data.
+
+    python -m cnn_l1.sweep --config configs/sweep_digits.yaml
+
+Read `sweep` from top to bottom. Every point is a whole run of `cnn_l1.train`, with its
+own folder; the test split is read once, for the chosen one.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import sys
+
+from cnn_l1 import config as configs
+from cnn_l1.config import ConfigError
+from cnn_l1.engines import Event, Job, Plan, into, run_job, run_locally, run_on_ray
+from cnn_l1.interrupt import stoppable
+from cnn_l1.selection import BudgetError, choose, exported_file, make_row
+from cnn_l1.silence import import_tensorflow
+from cnn_l1.strengths import (
+    bracket,
+    largest_linear,
+    spaced,
+    with_settings,
+    with_strength,
+    without_penalty,
+)
+
+FILES = ("model_int8.tflite", "model_float32.tflite", "model.keras")
+DENSE = "dense"
+
+
+def main(arguments=None):
+    """Run the command line; returns the exit code.
+
+    0: done. 1: no choice could be made. 2: bad file, key, value or flag. 130: interrupted;
+    the same command with `--resume` goes on.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m cnn_l1.sweep",
+        description="Train along strengths λ, choose one on validation data, test it once.",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML config")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="override a setting, e.g. sweep.points=12; repeatable",
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", help="folder of the sweep (default: saved_models/<name>)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a sweep that is there")
+    parser.add_argument("--resume", action="store_true", help="go on with a sweep that was cut off")
+    parser.add_argument(
+        "--address", metavar="HOST:PORT", help="Ray cluster, for sweep.engine ray; 'auto' finds it"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved config and the runs, and stop"
+    )
+    flags = parser.parse_args(arguments)
+    try:
+        config = configs.load(flags.config, flags.overrides)
+        check(config, flags.address)
+        output = pathlib.Path(flags.output or pathlib.Path("saved_models") / config.name)
+        if flags.dry_run:
+            print(configs.dump(config))
+            return 0
+        open_folder(output, config, flags.overwrite, flags.resume)
+        with stoppable():
+            import_tensorflow()
+            sweep(config, output.absolute(), flags.address)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (BudgetError, NoChoiceError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; --resume goes on from the runs that are done", file=sys.stderr)
+        return 130
+    return 0
+
+
+class NoChoiceError(RuntimeError):
+    """Not one strength can be chosen."""
+
+
+def sweep(config, output, address=None):
+    """Run a whole sweep.
+
+    Args:
+        config: A `Config`; its `sweep` section says what to do.
+        output: Folder of the sweep, as a `pathlib.Path`, that `open_folder` made.
+        address: Address of a Ray cluster, or `None`.
+
+    Returns:
+        What is written to `sweep.json`.
+
+    Raises:
+        BudgetError: If no model fits the budget.
+        NoChoiceError: If no run ended well, or none is good enough for the rule.
+    """
+    from cnn_l1 import pictures, report
+
+    settings = config.sweep
+    strengths = find_strengths(config, output)
+    chains = plan_chains(config, strengths)
+    events = execute(config, chains, output, address)
+    results = read_results(output, chains)
+    file = counted_file(config)
+    budget = settings.budget
+    rows = [row_of(s, chains, results, file, budget) for s in strengths]
+    dense = row_of(0.0, chains, results, file, budget) if needs_dense(config) else None
+    chosen, error = decide(config, rows, dense)
+    rows = [dataclasses.replace(row, chosen=row is chosen) for row in rows]
+    table = ([dense] if dense is not None else []) + rows
+    report.print_sweep(table)
+    for event in events.values():
+        if event.state in ("failed", "stopped"):
+            print(f"{event.name}: {event.state}: {event.reason}")
+    report.write_rows(output / "sweep.csv", table)
+    pictures.draw_sweep(output / "pictures", rows, dense)
+    paths = read_paths(output, config, strengths)
+    if paths:
+        pictures.draw_paths(output / "pictures" / "path", strengths, paths, chosen)
+    if config.tensorboard:
+        report.write_hparams(output / "tensorboard", results)
+    summary = {
+        "name": config.name,
+        "expected_result": config.expected_result,
+        "rule": settings.rule,
+        "budget": None if budget is None else budget.model_dump(),
+        "file": file,
+        "rows": [dataclasses.asdict(row) for row in table],
+        "runs": [{"name": name, **result} for name, result in results.items()],
+        "events": [dataclasses.asdict(event) for event in events.values()],
+        "error": None if error is None else str(error),
+        "chosen": None,
+    }
+    if error is None:
+        summary["chosen"] = test_chosen(config, chosen, chains, results, file, output)
+    report.write_json(output / "sweep.json", summary)
+    if error is not None:
+        raise error
+    print(f"Wrote {output}")
+    return summary
+
+
+def check(config, address=None):
+    """Raise `ConfigError` where the settings of a sweep do not go together."""
+    settings = config.sweep
+    if config.penalty.name == "none":
+        raise ConfigError("penalty.name: expected a penalty to sweep. Received: 'none'")
+    if address is not None and settings.engine != "ray":
+        raise ConfigError(
+            f"--address: expected sweep.engine ray. Received: sweep.engine {settings.engine}"
+        )
+    written = {"model.keras"} | {f"model_{kind}.tflite" for kind in config.export.formats}
+    if settings.file is not None and settings.file not in written:
+        raise ConfigError(
+            f"sweep.file: expected a file that export.formats writes ({', '.join(sorted(written))})"
+            f". Received: {settings.file!r}"
+        )
+    budget = settings.budget
+    micro = counted_file(config).endswith(".tflite")
+    if budget is not None and not micro and (budget.max_latency_ms or budget.max_ram_bytes):
+        raise ConfigError(
+            "sweep.budget: expected a TFLite file in sweep.file, whose latency and RAM can be "
+            f"measured. Received: {counted_file(config)!r}"
+        )
+    if settings.engine == "ray":
+        try:
+            import ray  # noqa: F401
+        except ImportError:
+            raise ConfigError(
+                "sweep.engine: expected Ray to be installed for 'ray' (pip install "
+                "'cnn_l1[ray]'). Received: no such package"
+            ) from None
+
+
+def open_folder(output, config, overwrite=False, resume=False):
+    """Make the folder of a sweep, or find the one to go on with.
+
+    Raises:
+        ConfigError: If something is in the way, or what is there is another sweep.
+    """
+    mark = output / "config.yaml"
+    text = configs.dump(config)
+    there = os.path.lexists(output) and (not output.is_dir() or any(output.iterdir()))
+    if there and not output.is_dir():
+        raise ConfigError(f"--output: expected a folder. Received: the file {output}")
+    if there and (resume or overwrite) and not (mark.is_file() and (output / "points").is_dir()):
+        flag = "--resume" if resume else "--overwrite"
+        raise ConfigError(
+            f"{flag}: expected the folder of a sweep. Received: {output}, which holds something "
+            "else and is left alone."
+        )
+    if there and resume:
+        if same_results(configs.load(mark), config):
+            return
+        raise ConfigError(
+            f"--resume: expected the config that the sweep in {output} began with. Received: "
+            f"another one; see {mark}"
+        )
+    if there and not overwrite:
+        raise ConfigError(
+            f"--output: expected a folder that does not exist yet. Received: {output}, which "
+            "does. Give --resume to go on, --overwrite to replace it, or another --output."
+        )
+    if there:
+        shutil.rmtree(output)
+    (output / "points").mkdir(parents=True)
+    mark.write_text(text, encoding="utf-8")
+
+
+# What may differ between the beginning of a sweep and its end: no point depends on it.
+FREE = ("workers", "engine", "early_stopping", "rule", "max_drop", "budget", "file")
+
+
+def same_results(one, other):
+    """Whether the points of two sweeps are the same, so that one can go on with another's."""
+    free = {name: configs.SweepConfig.model_fields[name].default for name in FREE}
+    both = [c.model_copy(update={"sweep": c.sweep.model_copy(update=free)}) for c in (one, other)]
+    budgets = [
+        c.sweep.budget is not None and bool(c.sweep.budget.max_ram_bytes) for c in (one, other)
+    ]
+    return both[0] == both[1] and budgets[0] == budgets[1]
+
+
+def find_strengths(config, output):
+    """The path's strengths, ascending; found once, and kept for a resumed sweep."""
+    settings = config.sweep
+    if settings.strengths is not None:
+        return tuple(sorted(settings.strengths))
+    largest = settings.max_strength
+    if largest is None:
+        kept = output / "max_strength.json"
+        if kept.is_file():
+            largest = json.loads(kept.read_text(encoding="utf-8"))["max_strength"]
+        else:
+            largest = find_largest(config, output)
+            kept.write_text(json.dumps({"max_strength": largest}) + "\n", encoding="utf-8")
+    return spaced(largest, settings.min_ratio, settings.points)
+
+
+def find_largest(config, output):
+    """The smallest strength that leaves nothing: computed, or found by trying."""
+    if config.model.name == "linear" and config.penalty.name in ("l1", "l1l2"):
+        largest = largest_linear(config)
+        print(f"Largest strength: {largest:.6g}, at which every weight is zero")
+        return largest
+    if not config.penalty.l1_strength:
+        raise ConfigError(
+            "penalty.l1_strength: expected more than 0, from where the largest strength is "
+            "looked for. Received: 0. Or set sweep.max_strength."
+        )
+
+    def is_constant(strength):
+        point = with_strength(base_of(config), strength)
+        quick = {"fine_tuning.epochs": 0, "export.formats": [], "shrink.enabled": False}
+        point = with_settings(point, quick)
+        folder = output / "bracket"
+        job = Job(f"{strength:.6g}", point.model_dump(mode="json"), strength)
+        event = run_job(folder, job)
+        if event.state == "failed":
+            # Too strong a penalty may also leave nothing that can be exported.
+            raise NoChoiceError(f"strength {strength:.3g}: {event.reason}")
+        text = (folder / "points" / job.name / "report.json").read_text(encoding="utf-8")
+        constant = json.loads(text)["constant_output"]
+        print(f"Strength {strength:.3g}: {'nothing' if constant else 'something'} is left")
+        return constant
+
+    return bracket(config.penalty.l1_strength, is_constant)
+
+
+def base_of(config):
+    """What all points of a sweep have in common."""
+    budget = config.sweep.budget
+    settings: dict = {
+        "baseline": False,
+        "measure.split": "validation",
+        "measure.ram": config.measure.ram or bool(budget is not None and budget.max_ram_bytes),
+        "sweep": {},
+    }
+    return with_settings(config, settings)
+
+
+def needs_dense(config):
+    """Whether the dense twin is trained as well."""
+    return config.baseline or config.sweep.rule == "max_drop"
+
+
+def plan_chains(config, strengths):
+    """Chains of `Job`s: one job each, or one chain for each fold and seed along the path."""
+    settings = config.sweep
+    base = base_of(config)
+    seeds = settings.seeds if settings.seeds is not None else (config.seed,)
+    folds = range(settings.folds) if settings.folds else (None,)
+    chains = []
+    for seed in seeds:
+        for fold in folds:
+            repeat: dict = {"seed": seed}
+            if fold is not None:
+                repeat["data.fold"] = [fold, settings.folds]
+            here = with_settings(base, repeat)
+            jobs = []
+            for number, strength in enumerate(strengths):
+                point = with_strength(here, strength)
+                name = job_name(number, fold, seed)
+                jobs.append(Job(name, named(point, name), strength))
+            if settings.path == "independent":
+                chains += [[job] for job in jobs]
+            else:
+                ordered = jobs if settings.path == "dense_to_sparse" else jobs[::-1]
+                warm = [dataclasses.replace(job, warm=True) for job in ordered[1:]]
+                chains.append([ordered[0], *warm])
+            if needs_dense(config):
+                name = job_name(DENSE, fold, seed)
+                chains.append([Job(name, named(without_penalty(here), name))])
+    return chains
+
+
+def job_name(number, fold, seed):
+    """The folder of a point's run."""
+    point = number if number == DENSE else f"point_{number:03d}"
+    return point + ("" if fold is None else f"_fold_{fold}") + f"_seed_{seed}"
+
+
+def named(config, name):
+    data = config.model_dump(mode="json")
+    data["name"] = name
+    return data
+
+
+def execute(config, chains, output, address=None):
+    """Run what is not there yet, showing progress; returns `{job: Event}`."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    settings = config.sweep
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    plan = Plan(
+        folder=output,
+        chains=chains,
+        threads=settings.threads,
+        workers=settings.workers or max(1, (cores or 1) // settings.threads),
+        score="accuracy" if is_classification(config) else "data_loss",
+        larger_is_better=is_classification(config),
+        epochs=config.training.epochs + config.fine_tuning.epochs,
+    )
+    events: dict[str, Event] = {}
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, TimeElapsedColumn()) as progress:
+        bar = progress.add_task("runs", total=sum(map(len, chains)))
+
+        def on_event(event):
+            events[event.name] = event
+            progress.advance(bar)
+            if event.state != "there":
+                progress.console.print(f"{event.name}: {event.state} {event.reason}".rstrip())
+
+        if settings.engine == "ray":
+            run_on_ray(plan, on_event, address, settings.early_stopping)
+        else:
+            run_locally(plan, on_event)
+    for chain in chains:
+        for job in chain:
+            events.setdefault(job.name, Event(job.name, "failed", "it was never run"))
+    return events
+
+
+def is_classification(config):
+    """Whether the data's targets are classes."""
+    from cnn_l1 import data
+
+    return data.describe(config.data).class_names is not None
+
+
+def counted_file(config):
+    """The exported file by which a sweep chooses."""
+    if config.sweep.file is not None:
+        return config.sweep.file
+    written = [f"model_{kind}.tflite" for kind in config.export.formats]
+    return next((file for file in FILES if file in written), "model.keras")
+
+
+def read_results(output, chains):
+    """`{job: its report}` of the runs that are done, in the order of the names."""
+    results = {}
+    for job in sorted((job for chain in chains for job in chain), key=lambda job: job.name):
+        path = output / "points" / job.name / "report.json"
+        if path.is_file():
+            report = json.loads(path.read_text(encoding="utf-8"))
+            node = output / "nodes" / f"{job.name}.txt"
+            report["node"] = node.read_text(encoding="utf-8").strip() if node.is_file() else None
+            results[job.name] = report
+    return results
+
+
+def names_at(chains, strength):
+    """The jobs of one strength, sorted."""
+    return sorted(job.name for chain in chains for job in chain if job.strength == strength)
+
+
+def row_of(strength, chains, results, file, budget):
+    """The `Row` of one strength."""
+    names = names_at(chains, strength)
+    reports = [results[name] for name in names if name in results]
+    return make_row(strength, reports, len(names) - len(reports), file, budget)
+
+
+def decide(config, rows, dense):
+    """The chosen `Row` and `None`, or `None` and why there is none."""
+    settings = config.sweep
+    larger = is_classification(config)
+    if settings.rule == "max_drop" and not larger:
+        return None, NoChoiceError(
+            "sweep.rule: expected 'best' or 'one_standard_error' for targets that are numbers. "
+            "Received: 'max_drop', which counts points of accuracy"
+        )
+    if settings.rule == "max_drop" and dense.score is None:
+        return None, NoChoiceError("sweep.rule: expected a dense twin that ended well for max_drop")
+    try:
+        chosen = choose(rows, settings.rule, larger, settings.max_drop, dense, settings.budget)
+    except BudgetError as error:
+        return None, error
+    except ValueError as error:
+        return None, NoChoiceError(str(error))
+    return chosen, None
+
+
+def test_chosen(config, row, chains, results, file, output):
+    """Measure the chosen model on the test split, once; returns what was measured.
+
+    With one validation part the model is the run whose own validation score is best.
+    Cross-validation chooses a strength; a network is then trained at it on the whole
+    training split, parted as a single run does.
+    """
+    from cnn_l1 import train
+
+    folder = output / "chosen"
+    shutil.rmtree(folder, ignore_errors=True)
+    if config.sweep.folds:
+        final = with_strength(base_of(config), row.l1_strength)
+        final = with_settings(final, {"measure.split": "test", "name": "chosen"})
+        with (output / "logs" / "chosen.txt").open("w", encoding="utf-8") as log, into(log):
+            report = train.run(final, folder)
+        source = None
+    else:
+        sign = 1.0 if is_classification(config) else -1.0
+
+        def score(name):
+            figures = exported_file(results[name], file)[1]
+            error = figures["mean_squared_error"]
+            return sign * (error if figures["accuracy"] is None else figures["accuracy"])
+
+        source = max((n for n in names_at(chains, row.l1_strength) if n in results), key=score)
+        report = train.measure_again(output / "points" / source, folder, "test")
+    name, figures = exported_file(report, file)
+    return {"l1_strength": row.l1_strength, "run": source, "file": f"chosen/{name}", **figures}
+
+
+def read_paths(output, config, strengths):
+    """What to draw along the path: weights of a linear model, else sparsity by layer.
+
+    Of the first fold and seed. Returns `{name: [value or None, …]}`.
+    """
+    fold = 0 if config.sweep.folds else None
+    seed = (config.sweep.seeds or (config.seed,))[0]
+    paths: dict[str, list] = {}
+    for position in range(len(strengths)):
+        folder = output / "points" / job_name(position, fold, seed)
+        for key, value in _values(folder, config).items():
+            paths.setdefault(key, [None] * len(strengths))[position] = value
+    return paths
+
+
+def _values(folder, config):
+    import csv
+
+    if not (folder / "report.json").is_file():
+        return {}
+    table = folder / "features.csv"
+    if config.model.name == "linear" and table.is_file():
+        with table.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        if "weight" in rows[0]:
+            return {row["feature"]: float(row["weight"]) for row in rows}
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return {layer["layer"]: layer["sparsity"] for layer in report["counts"]["layers"]}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
