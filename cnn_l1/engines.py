@@ -1,8 +1,8 @@
-"""Chains of runs, side by side: processes on this machine, or Ray Tune on a cluster.
+"""Chains of runs, side by side, in processes on this machine.
 
 A chain is a list of jobs that follow each other, where a job may start from the weights
 of the one before. Chains do not depend on each other. What a job leaves on disk is the
-result, so both engines give the same, and what is there already is not run again.
+result, so every engine gives the same, and what is there already is not run again.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ import os
 import pathlib
 import threading
 import time
-from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +106,7 @@ def run_locally(plan, on_event):
                         pool.shutdown(wait=False)
                         pool = new_pool()
                         event = Event(job.name, "failed", "its process died (out of memory?)")
-                        _write_failure(plan.folder, event)
+                        write_failure(plan.folder, event)
                     if event.state in ("done", "there"):
                         previous = job.name
                     events.put(event)
@@ -184,7 +183,7 @@ def run_job(folder, job, previous=None, watchers=()):
             train.run(configs.validate(data, job.name), output, watchers=watchers)
     except (Exception, ConfigError) as error:
         event = Event(job.name, "failed", _reason(error))
-        _write_failure(folder, event)
+        write_failure(folder, event)
         return event
     (folder / "failures" / f"{job.name}.json").unlink(missing_ok=True)
     return Event(job.name, "done")
@@ -203,142 +202,8 @@ def _reason(error):
     return text if known else f"{type(error).__name__}: {text}"
 
 
-def _write_failure(folder, event):
+def write_failure(folder, event):
+    """Leave the reason why a job did not end well."""
     path = pathlib.Path(folder) / "failures" / f"{event.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(dataclasses.asdict(event)) + "\n", encoding="utf-8")
-
-
-def run_on_ray(plan, on_event, address=None, early_stopping=None):
-    """Run all chains as trials of Ray Tune, on this machine or on a cluster.
-
-    Every node must see the sweep's folder under the same path. Each trial takes
-    `plan.threads` CPUs.
-
-    Args:
-        plan: A `Plan`.
-        on_event: Called with an `Event` for each job.
-        address: Address of a cluster, as `ray.init` takes it; `None` starts a local one.
-        early_stopping: An `EarlyStoppingConfig`, or `None`.
-    """
-    import logging
-    import tempfile
-
-    import ray
-    from ray import tune
-
-    started = not ray.is_initialized()
-    if started:
-        settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-        if address is None:
-            # Short, for a socket's path must be; loopback, for a laptop has no other name.
-            settings |= {"num_cpus": plan.workers * plan.threads, "include_dashboard": False}
-            settings |= {
-                "_temp_dir": tempfile.mkdtemp(prefix="ray"),
-                "_node_ip_address": "127.0.0.1",
-            }
-        ray.init(address, **settings)
-    folder, chains = str(plan.folder), plan.chains
-    threads, epochs = plan.threads, plan.epochs
-    metric, mode = "score", "max" if plan.larger_is_better else "min"
-    key = f"val_{plan.score}"
-
-    def trial(settings):
-        import os
-
-        from cnn_l1 import engines
-
-        engines.set_threads(threads)
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        watchers = () if early_stopping is None else (engines.report_epochs(key),)
-        node, previous = ray.get_runtime_context().get_node_id(), None
-        events = []
-        for job in chains[settings["chain"]]:
-            event = engines.run_job(folder, job, previous, watchers)
-            if event.state in ("done", "there"):
-                previous = job.name
-            if event.state == "done":
-                engines.write_node(folder, job.name, node)
-            events.append(dataclasses.asdict(event))
-        last = watchers[0].last if watchers else 0.0
-        tune.report({"events": events, "epoch": epochs, metric: last})
-
-    scheduler = None
-    if early_stopping is not None:
-        scheduler = tune.schedulers.ASHAScheduler(
-            time_attr="epoch",
-            metric=metric,
-            mode=mode,
-            max_t=plan.epochs,
-            grace_period=min(early_stopping.grace_epochs, plan.epochs),
-            reduction_factor=early_stopping.reduction_factor,
-        )
-    storage = pathlib.Path(folder).absolute() / "ray"
-    try:
-        tuner = tune.Tuner(
-            tune.with_resources(trial, {"cpu": threads}),
-            param_space={"chain": tune.grid_search(list(range(len(chains))))},
-            tune_config=tune.TuneConfig(scheduler=scheduler, reuse_actors=False),
-            run_config=tune.RunConfig(
-                name="sweep",
-                storage_path=str(storage),
-                verbose=0,
-                callbacks=[_trial_events(plan, on_event)],
-                failure_config=tune.FailureConfig(max_failures=0),
-            ),
-        )
-        tuner.fit()
-    finally:
-        if started:
-            ray.shutdown()
-
-
-def write_node(folder, name, node):
-    """Note on which node of a cluster a run was made."""
-    path = pathlib.Path(folder) / "nodes" / f"{name}.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(node + "\n", encoding="utf-8")
-
-
-def report_epochs(key):
-    """A Keras callback that tells Ray Tune an epoch's score, by which it may stop a trial."""
-    import keras
-    from ray import tune
-
-    class ReportEpochs(keras.callbacks.Callback):
-        last = 0.0
-
-        def on_epoch_end(self, epoch, logs=None):
-            self.last = float(logs[key])
-            tune.report({"epoch": epoch + 1, "score": self.last})
-
-    return ReportEpochs()
-
-
-def _trial_events(plan, on_event):
-    """A Tune callback that turns ended trials into `Event`s."""
-    from ray import tune
-
-    class TrialEvents(tune.Callback):
-        def on_trial_complete(self, iteration, trials, trial, **info):
-            result = trial.last_result or {}
-            if "events" in result:
-                for event in result["events"]:
-                    on_event(Event(**event))
-                return
-            reason = f"stopped after epoch {result.get('epoch')} of {plan.epochs}, as hopeless"
-            self._end(trial, "stopped", reason)
-
-        def on_trial_error(self, iteration, trials, trial, **info):
-            self._end(trial, "failed", "its process died")
-
-        def _end(self, trial, state, reason):
-            for job in plan.chains[trial.config["chain"]]:
-                if (plan.folder / "points" / job.name / "report.json").is_file():
-                    on_event(Event(job.name, "done"))
-                    continue
-                event = Event(job.name, state, reason)
-                _write_failure(plan.folder, event)
-                on_event(event)
-
-    return TrialEvents()

@@ -11,10 +11,10 @@ BRACKET_STEPS = 12  # a factor of 4^12 each way: further off, the start is no st
 
 def spaced(largest, min_ratio, points):
     """`points` strengths from `min_ratio · largest` to `largest`, evenly in the logarithm."""
-    if points == 1:
-        return (float(largest),)
-    step = math.log(min_ratio) / (points - 1)
-    return tuple(float(largest * math.exp(step * (points - 1 - i))) for i in range(points))
+    step = math.log(min_ratio) / max(1, points - 1)
+    powers = range(points - 1, -1, -1)
+    # Ten digits: a strength can be read, and typed again.
+    return tuple(float(f"{largest * math.exp(step * power):.10g}") for power in powers)
 
 
 def with_settings(config, settings):

@@ -16,7 +16,7 @@ import sys
 
 from cnn_l1 import config as configs
 from cnn_l1.config import ConfigError
-from cnn_l1.engines import Event, Job, Plan, into, run_job, run_locally, run_on_ray
+from cnn_l1.engines import Event, Job, Plan, into, run_job, run_locally
 from cnn_l1.interrupt import stoppable
 from cnn_l1.selection import BudgetError, choose, exported_file, make_row
 from cnn_l1.silence import import_tensorflow
@@ -365,6 +365,8 @@ def execute(config, chains, output, address=None):
                 progress.console.print(f"{event.name}: {event.state} {event.reason}".rstrip())
 
         if settings.engine == "ray":
+            from cnn_l1.ray_engine import run_on_ray
+
             run_on_ray(plan, on_event, address, settings.early_stopping)
         else:
             run_locally(plan, on_event)
