@@ -391,6 +391,29 @@ class ThresholdingConfig(Section):
         return self
 
 
+class TargetConfig(Section):
+    """What shall be zero: the strength is steered there in one run, then zeros are held."""
+
+    sparsity: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Fraction of all kernel weights."""
+    layers: dict[str, Annotated[float, Field(gt=0, lt=1)]] | None = None
+    """Fraction by layer-name pattern; first match wins, other layers keep their strength."""
+    macs: POSITIVE | None = None
+    """Multiply-adds of one example that are left; for `group_l1`."""
+    by_epochs: POSITIVE
+    """Whole epochs until it is met; those behind it train without penalty."""
+
+    @pydantic.model_validator(mode="after")
+    def _exactly_one(self):
+        given = [n for n in ("sparsity", "layers", "macs") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "exactly one of sparsity, layers and macs must be set, "
+                f"not {' and '.join(given) or 'none'}"
+            )
+        return self
+
+
 class FineTuningConfig(Section):
     """The stage without the penalty, zeros held exactly; best epoch by validation."""
 
@@ -535,6 +558,7 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     thresholding: ThresholdingConfig | None = None
+    target: TargetConfig | None = None
     fine_tuning: FineTuningConfig = FineTuningConfig()
     shrink: ShrinkConfig = ShrinkConfig()
     baseline: bool = True
@@ -545,6 +569,27 @@ class Config(Section):
     """Write TensorBoard logs."""
     sweep: SweepConfig = SweepConfig()
     """For `python -m cnn_l1.sweep` alone."""
+
+    @pydantic.model_validator(mode="after")
+    def _target_steers_alone(self):
+        if self.target is None:
+            return self
+        if self.penalty.name in ("none", "slimming"):
+            raise ValueError(f"target needs a penalty it can steer, not {self.penalty.name!r}")
+        if not self.penalty.l1_strength:
+            raise ValueError("target needs penalty.l1_strength above 0 to start from")
+        if self.training.method != "proximal":
+            raise ValueError(f"target needs training.method proximal, not {self.training.method!r}")
+        if self.thresholding is not None or self.training.ramp_epochs:
+            raise ValueError("target needs thresholding left out and training.ramp_epochs 0")
+        if self.target.by_epochs > self.training.epochs:
+            raise ValueError(
+                f"target.by_epochs must be at most training.epochs ({self.training.epochs}), "
+                f"not {self.target.by_epochs}"
+            )
+        if (self.target.macs is not None) != (self.penalty.name == "group_l1"):
+            raise ValueError("target.macs goes with penalty.name group_l1, and only with it")
+        return self
 
 
 class _Loader(yaml.SafeLoader):

@@ -62,6 +62,7 @@ def without_penalty(config):
         "penalty.l1_ratio": 0.0,
         "training.ramp_epochs": 0,
         "thresholding": None,
+        "target": None,
     }
     return with_settings(config, settings)
 

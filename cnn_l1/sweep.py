@@ -157,6 +157,11 @@ def check(config, address=None):
     settings = config.sweep
     if config.penalty.name == "none":
         raise ConfigError("penalty.name: expected a penalty to sweep. Received: 'none'")
+    if config.target is not None:
+        raise ConfigError(
+            "target: expected nothing, for a sweep moves the strength itself. Received: "
+            f"{config.target}"
+        )
     if address is not None and settings.engine != "ray":
         raise ConfigError(
             f"--address: expected sweep.engine ray. Received: sweep.engine {settings.engine}"

@@ -198,7 +198,7 @@ def seed_everything(seed, dtype_policy):
 
 def sparsify(model, this):
     """The stage under the penalty; returns its history, one dict an epoch."""
-    from cnn_l1 import callbacks, penalties
+    from cnn_l1 import callbacks, penalties, targets
 
     config = this.config
     training, thresholding = config.training, config.thresholding
@@ -211,9 +211,17 @@ def sparsify(model, this):
     elif training.method == "proximal":
         penalties.detach(model)
         optimizer = callbacks.Proximal(
-            optimizer, threshold=training.proximal_threshold, include=held_variables(config.penalty)
+            optimizer,
+            threshold=training.proximal_threshold,
+            include=held_variables(config.penalty),
+            variable_scales=config.target is not None and config.target.layers is not None,
         )
-        strength = [callbacks.StrengthRamp(training.ramp_epochs), *strength]
+        mover = callbacks.StrengthRamp(training.ramp_epochs)
+        if config.target is not None:
+            mover = targets.TargetSparsity(
+                **config.target.model_dump(), empty_layers=training.empty_layers
+            )
+        strength = [mover, *strength]
     if scheduled and not isinstance(optimizer, callbacks.HoldZeros):
         optimizer = callbacks.HoldZeros(
             optimizer, hold_zeros=False, include=held_variables(config.penalty)
@@ -367,7 +375,7 @@ def train_dense_twin(this, statistics):
         update={"name": "none", "l2_strength": 0.0, "l1_ratio": 0.0}
     )
     training = config.training.model_copy(update={"ramp_epochs": 0})
-    update = {"penalty": penalty, "training": training, "thresholding": None}
+    update = {"penalty": penalty, "training": training, "thresholding": None, "target": None}
     twin = config.model_copy(update=update)
     seed_everything(config.seed, config.model.dtype_policy)
     model = models.build(twin, about.input_shape, this.task.outputs, statistics)
