@@ -69,13 +69,15 @@ class TargetSparsity(keras.callbacks.Callback):
     **Deadline.** Behind the last update of epoch `by_epochs`, the smallest of what is
     left is zeroed until the target is met, `hold_zeros` becomes 1 and the strength 0:
     the epochs that follow fine-tune, and the zeros stay as many as they are. If too
-    much is zero one check before the deadline, the strength is 0 from there, so that
-    weights come back and the largest of them stay.
+    many weights are zero at the last check before the deadline, the strength is 0 from
+    there, so that weights come back and the largest of them stay; those that became zero
+    behind the last check come back as they were.
 
     Give the penalties any strengths: only their ratios between layers matter, and how
     soon the path is met. `StrengthRamp` and `Threshold` move or hold the same things
     and do not belong in the same `fit`. A run that is resumed with `initial_epoch` and
-    its saved optimizer goes on from where it is. It writes `strength_scale` and
+    its saved optimizer goes on from where it is. Data of a length that is not known
+    beforehand are steered from the second epoch on. It writes `strength_scale` and
     `target` (where the path is: a fraction, or multiply-adds, and then `macs` too) into
     the epoch's logs; with `layers`, `strength_scale/<layer>` and `target/<layer>`.
 
@@ -161,7 +163,10 @@ class TargetSparsity(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self.frozen, self.found_scale = False, None
         optimizer = wrapped_optimizer(self.model, Proximal, type(self).__name__)
+        if not optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
         self._goals = self._make_goals(optimizer)
+        self._remembered = []
         self._steps = (self.params or {}).get("steps")
         self._first_epoch = None
         self._seen = 0  # batches of this epoch
@@ -193,6 +198,15 @@ class TargetSparsity(keras.callbacks.Callback):
         for goal in self._goals:
             logs.update(goal.logs(goal.target if self.frozen else goal.path(self._progress())))
 
+    def on_train_end(self, logs=None):
+        if not self.frozen:
+            warnings.warn(
+                f"TargetSparsity expected to train for by_epochs={self.by_epochs} epochs. "
+                f"Received: {self._epoch + 1}; the target is not met",
+                TargetWarning,
+                stacklevel=2,
+            )
+
     def _make_goals(self, optimizer):
         if self.macs is not None:
             return [_ChannelGoal(self.model, optimizer, self.macs, self.threshold, self.tolerance)]
@@ -208,7 +222,7 @@ class TargetSparsity(keras.callbacks.Callback):
                 goals.append(_LayerGoal(optimizer, [(name, variable)], target, self.threshold))
         if unused:
             raise ValueError(
-                f"`layers` must have patterns that each match first one of "
+                "`layers` expects patterns that each match a kernel which none before matches, of "
                 f"{', '.join(name for name, _ in kernels)}. Received: {', '.join(sorted(unused))}"
             )
         return goals
@@ -279,8 +293,9 @@ class TargetSparsity(keras.callbacks.Callback):
             goal.measure()
         if began and any(goal.is_destroyed(1.0) for goal in self._goals):
             self._restore()
+        before = {id(variable): value for variable, value in self._remembered}
         self._remembered = []
-        planned = [pair for goal in self._goals for pair in goal.cut()]
+        planned = [pair for goal in self._goals for pair in goal.cut(before)]
         values = {id(variable): value for variable, value in planned}
         for name, variable in sparsity.kernels(self.model):
             value = values.get(id(variable))
@@ -375,8 +390,12 @@ class _Goal:
         """Set `level` and `empty`."""
         raise NotImplementedError(f"{type(self).__name__}.measure")
 
-    def cut(self):
-        """`(variable, new value)` pairs that zero the smallest of what must still go."""
+    def cut(self, before):
+        """`(variable, new value)` pairs that zero the smallest of what must still go.
+
+        Args:
+            before: `{id of a variable: its value at the last check}`.
+        """
         raise NotImplementedError(f"{type(self).__name__}.cut")
 
     def missed(self):
@@ -423,13 +442,18 @@ class _WeightGoal(_Goal):
     def is_above(self):
         return self.zeros() > self.wanted
 
-    def cut(self):
+    def cut(self, before):
         values = [np.array(ops.convert_to_numpy(variable)) for variable in self.steered]
-        missing = self.wanted - self.zeros()
-        if missing <= 0:
-            return []
         whole = np.concatenate([value.ravel() for value in values])
-        whole[smallest(whole, missing)] = 0
+        missing = self.wanted - self.zeros()
+        if missing > 0:
+            whole[smallest(whole, missing)] = 0
+        elif missing < 0 and before:
+            # Those come back that were largest at the last check.
+            then = [np.ravel(ops.convert_to_numpy(before[id(v)])) for v in self.steered]
+            lost = np.where(whole == 0, np.concatenate(then), 0)
+            back = np.argsort(-np.abs(lost), kind="stable")[:-missing]
+            whole[back] = lost[back]
         parts = np.split(whole, np.cumsum([value.size for value in values])[:-1])
         pairs = zip(self.steered, values, parts, strict=True)
         return [(variable, part.reshape(value.shape)) for variable, value, part in pairs]
@@ -533,7 +557,7 @@ class _ChannelGoal(_Goal):
             found.append(np.sqrt(squares / sizes))
         return found
 
-    def cut(self):
+    def cut(self, before):
         values = self._values()
         sizes = self._channel_sizes(values)
         gone = self._chosen(sizes)
