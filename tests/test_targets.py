@@ -146,7 +146,7 @@ def test_path_and_steering_in_closed_form():
 # --- Runs that arrive ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strength", [1e-6, 1e-3, 0.1])
+@pytest.mark.parametrize("strength", [1e-6, 1e-3, 10.0])
 def test_arrives_from_a_strength_far_off_and_stays(strength):
     model = make_model(strength)
     callback = TargetSparsity(0.8, by_epochs=5)
