@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cnn_l1.penalties import L1, L1L2, GroupL1, attach, soft_threshold
     from cnn_l1.shrink import apply_shrink, plan_shrink
     from cnn_l1.sparsity import count
+    from cnn_l1.targets import TargetSparsity
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ _MODULES = {
     "StrengthRamp": "callbacks",
     "Threshold": "callbacks",
     "apply_threshold": "callbacks",
+    "TargetSparsity": "targets",
     "count": "sparsity",
     "plain_copy": "export",
     "export_tflite": "export",
@@ -53,6 +55,7 @@ __all__ = [
     "Proximal",
     "SparsityMonitor",
     "StrengthRamp",
+    "TargetSparsity",
     "Threshold",
     "apply_shrink",
     "apply_threshold",

@@ -211,18 +211,12 @@ def _channel_plan(model, threshold, relative_threshold, empty_layers):
     values: dict[int, tuple] = {}
     changed = 0
     for space in channel_spaces(model):
-        squares, sizes = np.zeros(space.size), np.zeros(space.size)
         for member in space.members:
             # A batch-norm behind a concatenation is in several spaces.
-            value = values.setdefault(
-                id(member.variable),
-                (member.variable, np.array(ops.convert_to_numpy(member.variable))),
-            )[1]
-            moved = np.moveaxis(value, member.axis, 0).reshape(len(member.index), -1)
-            inside = member.index >= 0
-            sums = np.square(moved, dtype="float64").sum(axis=1)
-            np.add.at(squares, member.index[inside], sums[inside])
-            np.add.at(sizes, member.index[inside], moved.shape[1])
+            if id(member.variable) not in values:
+                value = np.array(ops.convert_to_numpy(member.variable))
+                values[id(member.variable)] = (member.variable, value)
+        squares, sizes = channel_squares(space, lambda variable: values[id(variable)][1])
         limit = threshold
         if limit is None:
             limit = relative_threshold * math.sqrt(squares.sum() / sizes.sum())
@@ -230,10 +224,33 @@ def _channel_plan(model, threshold, relative_threshold, empty_layers):
         if gone.all() and squares.any():
             report_empty(space.name, empty_layers, "by the threshold")
         changed += int(np.count_nonzero(gone & (squares > 0)))
-        for member in space.members:
-            zeroed = (member.index >= 0) & gone[member.index]
-            np.moveaxis(values[id(member.variable)][1], member.axis, 0)[zeroed] = 0
+        zero_channels(space, gone, lambda variable: values[id(variable)][1])
     return list(values.values()), changed
+
+
+def channel_squares(space, value_of):
+    """The sum of squares of each channel of a space, and how many weights it has.
+
+    Args:
+        space: A `coupling.ChannelSpace`.
+        value_of: A function from a variable to its value, an array.
+    """
+    squares, sizes = np.zeros(space.size), np.zeros(space.size)
+    for member in space.members:
+        moved = np.moveaxis(value_of(member.variable), member.axis, 0)
+        moved = moved.reshape(len(member.index), -1)
+        inside = member.index >= 0
+        sums = np.square(moved, dtype="float64").sum(axis=1)
+        np.add.at(squares, member.index[inside], sums[inside])
+        np.add.at(sizes, member.index[inside], moved.shape[1])
+    return squares, sizes
+
+
+def zero_channels(space, gone, value_of):
+    """Zero all weights of the channels `gone` in the arrays that `value_of` gives."""
+    for member in space.members:
+        zeroed = (member.index >= 0) & gone[member.index]
+        np.moveaxis(value_of(member.variable), member.axis, 0)[zeroed] = 0
 
 
 def zero_shifts_without_scale(model):

@@ -201,10 +201,12 @@ class ChannelSpace:
     Attributes:
         size: Number of channels.
         members: Kernels, biases, batch-norm scales and shifts.
+        labels: The label of each channel in the `Analysis` that it was found in.
     """
 
     size: int
     members: tuple[Member, ...]
+    labels: tuple[int, ...] = ()
 
     @property
     def name(self):
@@ -220,7 +222,11 @@ def channel_spaces(model):
     Returns:
         A list of `ChannelSpace`s, in the model's order.
     """
-    analysis = analyse(model, with_constants=False)
+    return spaces_of(analyse(model, with_constants=False))
+
+
+def spaces_of(analysis):
+    """`channel_spaces` of a model that is analysed already."""
     pinned = np.zeros(analysis.count, bool)
     for labels, _ in analysis.pins:
         pinned[labels] = True
@@ -254,7 +260,7 @@ def channel_spaces(model):
             index = np.array([number.get(label, -1) for label in s.labels])
             if (index >= 0).any():
                 members.append(Member(s.variable, s.axis, index, name))
-        found.append(ChannelSpace(len(number), tuple(members)))
+        found.append(ChannelSpace(len(number), tuple(members), tuple(map(int, number))))
     return found
 
 

@@ -53,9 +53,14 @@ class HoldZeros(keras.optimizers.Optimizer):
         self._can_fuse = False
         self._hook()
 
-    def _control(self, name, value):
+    def _control(self, name, value, shape=None):
         variable = keras.Variable(
-            value, dtype="float32", trainable=False, name=name, aggregation="only_first_replica"
+            value,
+            shape=shape,
+            dtype="float32",
+            trainable=False,
+            name=name,
+            aggregation="only_first_replica",
         )
         self._track_variable(variable)
         return variable
@@ -247,11 +252,15 @@ class Proximal(HoldZeros):
         penalty_in_loss: Whether the gradients handed over contain the penalty's,
             as `fit` gives them. Default `True`. Set it to `False` in a training
             loop of your own that does not add `model.losses`.
+        variable_scales: Whether each variable's penalty can be scaled on its own,
+            with `set_variable_scale`. Default `False`, which costs nothing.
         name: Name of the optimizer.
 
     Attributes:
         strength_scale: Variable, 1.0 at the start, by which every penalty's
-            proximal step is multiplied; `StrengthRamp` moves it.
+            proximal step is multiplied; `StrengthRamp` and `TargetSparsity` move it.
+        variable_scales: Variable with one scale a trainable variable, all 1.0 at the
+            start, once the optimizer is built; `None` unless asked for.
 
     Raises:
         ValueError: If an argument is not one of the above, or `"scaled"` is
@@ -267,6 +276,7 @@ class Proximal(HoldZeros):
         hold_zeros=False,
         include="kernels",
         penalty_in_loss=True,
+        variable_scales=False,
         name=None,
     ):
         super().__init__(inner_optimizer, hold_zeros=hold_zeros, include=include, name=name)
@@ -284,6 +294,8 @@ class Proximal(HoldZeros):
         self.threshold = threshold
         self.penalty_in_loss = bool(penalty_in_loss)
         self.strength_scale = self._control("strength_scale", 1.0)
+        self.variable_scales = None
+        self._has_variable_scales = bool(variable_scales)
         self._penalties = {}
         self._groups: tuple = ()
 
@@ -302,6 +314,8 @@ class Proximal(HoldZeros):
         if self.built:
             return
         super().build(variables)
+        if self._has_variable_scales:
+            self.variable_scales = self._control("variable_scales", "ones", (len(variables),))
         self._penalties = {
             self.inner_optimizer._var_key(v): v.regularizer
             for v in variables
@@ -410,7 +424,38 @@ class Proximal(HoldZeros):
 
     def _penalty_step(self, variable, learning_rate):
         step = self.step_size(variable, learning_rate)
-        return step * ops.cast(self.strength_scale, variable.dtype)
+        scale = ops.cast(self.strength_scale, variable.dtype)
+        if self.variable_scales is not None:
+            index = self._get_variable_index(variable)
+            scale = scale * ops.cast(self.variable_scales, variable.dtype)[index]
+        return step * scale
+
+    def variable_scale(self, variable):
+        """What one variable's penalty is multiplied by next to `strength_scale`, a float."""
+        if self.variable_scales is None:
+            return 1.0
+        index = self._get_variable_index(variable)
+        return float(ops.convert_to_numpy(self.variable_scales)[index])
+
+    def set_variable_scale(self, variable, scale):
+        """Multiply one variable's penalty by `scale`, next to `strength_scale`.
+
+        Args:
+            variable: A trainable variable that the optimizer is built for.
+            scale: Float, 0 or more; 1.0 at the start.
+
+        Raises:
+            ValueError: If the optimizer was not made with `variable_scales=True`, or
+                is not built.
+        """
+        if self.variable_scales is None:
+            raise ValueError(
+                "`set_variable_scale` expects a built Proximal(variable_scales=True). "
+                f"Received: variable_scales={self._has_variable_scales}, built={self.built}"
+            )
+        scales = ops.convert_to_numpy(self.variable_scales).copy()
+        scales[self._get_variable_index(variable)] = scale
+        self.variable_scales.assign(scales)
 
     def step_size(self, variable, learning_rate):
         """The step of the update just made: a scalar, or of the variable's shape."""
@@ -425,7 +470,11 @@ class Proximal(HoldZeros):
 
     def get_config(self):
         config = super().get_config()
-        config.update(threshold=self.threshold, penalty_in_loss=self.penalty_in_loss)
+        config.update(
+            threshold=self.threshold,
+            penalty_in_loss=self.penalty_in_loss,
+            variable_scales=self._has_variable_scales,
+        )
         return config
 
 

@@ -142,6 +142,25 @@ def tuning():
     return results | {f"after/{i}": w for i, w in enumerate(model.get_weights())}
 
 
+def steering():
+    """Steered to a target within the epochs, and held behind it."""
+    import keras
+
+    from cnn_l1 import Proximal, SparsityMonitor, TargetSparsity
+
+    optimizer = Proximal(keras.optimizers.Adam(0.02), variable_scales=True)
+    model = make_model(optimizer, strength=1e-5)
+    callbacks = [TargetSparsity(layers={"*": 0.75}, by_epochs=8), SparsityMonitor(per_layer=False)]
+    history = model.fit(
+        INPUTS, LABELS, 2, epochs=9, verbose=0, shuffle=False, callbacks=callbacks
+    ).history
+    scales = [key for key in history if key.startswith("strength_scale/")]
+    return {
+        "steered/nonzero": np.array(history["nonzero"]),
+        "steered/scales": np.array([history[key] for key in scales]),
+    }
+
+
 def replicas():
     """One update on two replicas of half the batch each, TensorFlow only."""
     import keras
@@ -179,7 +198,7 @@ def on_jax(tmp_path_factory):
     if importlib.util.find_spec("jax") is None:
         pytest.skip('jax is not installed: pip install "jax[cpu]"')
     path = tmp_path_factory.mktemp("jax") / "results.npz"
-    results = run("jax", path, ["steps", "groups", "resting", "tuning"])
+    results = run("jax", path, ["steps", "groups", "resting", "tuning", "steering"])
     assert results.pop("backend") == "jax"
     return results
 
@@ -244,6 +263,15 @@ def test_training_on_jax_makes_counts_and_holds_exact_zeros(on_jax):
         assert np.all(after[~mask] != on_jax[f"before/{index}"][~mask])
 
 
+def test_steering_on_jax_arrives(on_jax):
+    # Within an epoch JAX keeps weights outside their variables.
+    scales = on_jax["steered/scales"]
+    assert scales.shape == (2, 9)
+    assert (scales[:, 6] > 10 * scales[:, 0]).all()
+    assert on_jax["steered/nonzero"][6] < 50  # 60 weights, far too weak a strength at first
+    assert on_jax["steered/nonzero"][7:].tolist() == [15, 15]
+
+
 def test_two_replicas_make_the_step_of_one(on_tensorflow, tmp_path):
     results = run("tensorflow", tmp_path / "results.npz", ["replicas"])
     assert results.pop("backend") == "tensorflow"
@@ -256,7 +284,7 @@ if __name__ == "__main__":
     import keras
 
     found = {"backend": np.array(keras.backend.backend())}
-    functions = {f.__name__: f for f in (steps, groups, resting, tuning, replicas)}
+    functions = {f.__name__: f for f in (steps, groups, resting, tuning, steering, replicas)}
     for name in sys.argv[2:]:
         found |= functions[name]()
     np.savez(sys.argv[1], **found)

@@ -173,6 +173,28 @@ def test_elastic_net_and_strength_scale_by_hand():
     np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-12, atol=1e-14)
 
 
+def test_each_variable_has_its_own_strength_by_hand():
+    optimizer = Proximal(optimizers.SGD(LEARNING_RATE), variable_scales=True)
+    first, second = (keras.Variable(START, dtype="float64") for _ in range(2))
+    for variable in (first, second):
+        variable.regularizer = L1(0.5)
+    with pytest.raises(ValueError, match=r"built Proximal.*variable_scales=True, built=False"):
+        optimizer.set_variable_scale(second, 2.0)
+    optimizer.build([first, second])
+    optimizer.strength_scale.assign(0.5)
+    optimizer.set_variable_scale(second, 3.0)
+    assert [optimizer.variable_scale(v) for v in (first, second)] == [1.0, 3.0]
+    optimizer.apply([tf.constant(0.5 * np.sign(START))] * 2)  # the penalty's alone
+    for variable, scale in ((first, 0.5), (second, 1.5)):
+        expected = soft(START, LEARNING_RATE * scale * 0.5)
+        np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-12, atol=1e-14)  # float64
+    plain = Proximal(optimizers.SGD(LEARNING_RATE))
+    plain.build([first])
+    assert plain.variable_scales is None
+    with pytest.raises(ValueError, match=r"variable_scales=False, built=True"):
+        plain.set_variable_scale(first, 2.0)
+
+
 def test_weight_decay_comes_before_the_shrinking():
     optimizer = Proximal(optimizers.AdamW(LEARNING_RATE, weight_decay=0.25, **BETAS))
     variable = keras.Variable(START, dtype="float64")
@@ -519,10 +541,12 @@ def test_settings_and_controls_are_saved(tmp_path):
         threshold="decoupled",
         include="all",
         penalty_in_loss=False,
+        variable_scales=True,
         name="mine",
     )
     model = compile_model(make_model(), optimizer)
     model.train_on_batch(INPUTS, LABELS)
+    optimizer.set_variable_scale(model.trainable_variables[2], 4.0)
     optimizer.strength_scale.assign(0.25)
     optimizer.hold_zeros.assign(1.0)
     model.save(tmp_path / "model.keras")
@@ -535,6 +559,7 @@ def test_settings_and_controls_are_saved(tmp_path):
         "mine",
     )
     assert float(loaded.strength_scale.numpy()) == 0.25
+    np.testing.assert_array_equal(loaded.variable_scales.numpy()[:4], [1.0, 1.0, 4.0, 1.0])
     assert float(loaded.hold_zeros.numpy()) == 1.0
 
 
