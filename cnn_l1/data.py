@@ -291,8 +291,8 @@ def _keys(builder):
         if (image or _is_vector(source, 1)) and (labels or _is_vector(target, 0, 1)):
             return keys
     raise ConfigError(
-        "data.name: expected a data set with an image or a row of features, and a class label "
-        f"or numbers to predict. Received: {builder.info.name!r} with {', '.join(features)}"
+        "data.name: expected a data set with an image or a row of floats, and a class label or "
+        f"floats to predict. Received: {builder.info.name!r} with {', '.join(features)}"
     )
 
 
@@ -402,8 +402,8 @@ def _part(whole, validation_fraction, seed, stratify):
         )
     except ValueError as error:
         raise ConfigError(
-            "data.validation_fraction: expected a part that holds and leaves examples of every "
-            f"class. Received: {validation_fraction} of {whole.size} ({error})"
+            f"data.validation_fraction: expected a part that holds and leaves {_some(stratify)}. "
+            f"Received: {validation_fraction} of {whole.size} ({error})"
         ) from None
     return _select(whole, np.sort(train)), _select(whole, np.sort(validation))
 
@@ -417,15 +417,19 @@ def _part_by_fold(whole, fold, seed, stratify):
     splitter = kind(folds, shuffle=True, random_state=seed)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a class with fewer members than folds
+            warnings.simplefilter("error", UserWarning)  # a class with fewer members than folds
             parts = list(splitter.split(np.zeros(whole.size), whole.targets))
     except (ValueError, UserWarning) as error:
         raise ConfigError(
-            f"data.fold: expected folds that hold examples of every class. Received: {folds} "
-            f"folds of {whole.size} examples ({error})"
+            f"data.fold: expected folds that hold {_some(stratify)}. Received: {folds} folds of "
+            f"{whole.size} examples ({error})"
         ) from None
     train, validation = parts[number]
     return _select(whole, train), _select(whole, validation)
+
+
+def _some(stratify):
+    return "examples of every class" if stratify else "examples"
 
 
 def _select(whole, rows):

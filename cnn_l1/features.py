@@ -67,7 +67,7 @@ def read_features(model):
     input_shape = tuple(value.shape[1:])
     while True:
         readers = [call for call in read.calls if value in call.inputs]
-        if len(readers) != 1:
+        if len(readers) != 1 or value in read.outputs:
             return None
         call = readers[0]
         if isinstance(call.operation, keras.layers.Dense):
@@ -77,6 +77,8 @@ def read_features(model):
             return Features(input_shape, call.name, kernel)
         if call.kind not in TRANSPARENT:
             return None
+        if getattr(call.operation, "data_format", None) == "channels_first":
+            return None  # such a Flatten moves the channels
         value = call.outputs[0]
 
 

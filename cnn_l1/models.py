@@ -7,6 +7,7 @@ values.
 
 import dataclasses
 import fnmatch
+import zipfile
 
 import keras
 from keras import layers
@@ -85,13 +86,13 @@ def load_weights(model, path):
     """
     try:
         source = keras.models.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         raise ConfigError(
             f"model.initial_weights: expected a readable .keras file. Received: {path} "
             f"({_reason(error)})"
         ) from None
     # By name: the file's model lacks the augmentation, and its generators' states.
-    given = {v.path: v for v in source.weights}
+    given = {v.path: v for v in source.weights if "seed_generator" not in v.path}
     wanted = [v for v in model.weights if "seed_generator" not in v.path]
     for variable in wanted:
         found = given.get(variable.path)
@@ -101,6 +102,12 @@ def load_weights(model, path):
                 f"model.initial_weights: expected {variable.path} of shape "
                 f"{tuple(variable.shape)} in {path}. Received: {received}"
             )
+    more = sorted(given.keys() - {v.path for v in wanted})
+    if more:
+        raise ConfigError(
+            f"model.initial_weights: expected the weights of this network alone in {path}. "
+            f"Received: also {', '.join(more)}"
+        )
     for variable in wanted:
         variable.assign(given[variable.path])
 
@@ -343,7 +350,8 @@ BUILDERS = {
 
 
 def _size(shape):
-    return "x".join(str(size) for size in shape)
+    kind = "images" if len(shape) == 3 else "features"
+    return f"{'x'.join(str(size) for size in shape)} {kind}"
 
 
 def _reason(error):

@@ -62,7 +62,7 @@ class Task:
         return keras.losses.MeanSquaredError()
 
     def keras_metrics(self):
-        """`data_loss`, the loss without penalty, and `accuracy` or `r2`."""
+        """`data_loss`, the loss without penalty, and `accuracy` of classes."""
         import keras
 
         if self.loss == "crossentropy":

@@ -118,9 +118,7 @@ def run(config, output, overwrite=False, watchers=()):
         task = tasks.task_of(config.training.loss, dataset.about)
         statistics = dataset.statistics()
 
-        model = models.build(config, dataset.about.input_shape, task.outputs, statistics)
-        if config.model.initial_weights is not None:
-            models.load_weights(model, config.model.initial_weights)
+        model = start_model(config, dataset, task, statistics)
         logs = folder / "tensorboard" if config.tensorboard else None
         this = Run(config, dataset, task, logs, tuple(watchers))
         history = sparsify(model, this)
@@ -185,6 +183,16 @@ def dry_run(config):
     model = models.build(config, about.input_shape, outputs, neutral)
     print(configs.dump(config))
     model.summary(line_length=80)
+
+
+def start_model(config, dataset, task, statistics):
+    """The network as training finds it: of random weights, or of those that are given."""
+    from cnn_l1 import models
+
+    model = models.build(config, dataset.about.input_shape, task.outputs, statistics)
+    if config.model.initial_weights is not None:
+        models.load_weights(model, config.model.initial_weights)
+    return model
 
 
 def seed_everything(seed, dtype_policy):
@@ -297,6 +305,18 @@ def steps_per_epoch(this):
     return training.steps_per_epoch or this.dataset.train.batches_per_epoch(training.batch_size)
 
 
+def steps_per_execution(training):
+    """Steps in one call of the compiled function, at most as many as are configured.
+
+    Where an epoch's steps are counted, Keras makes whole calls only: they must come out
+    even, or the epoch would be longer than asked for, and longer than its schedule.
+    """
+    most, steps = training.steps_per_execution, training.steps_per_epoch
+    if steps is None:
+        return most
+    return max(n for n in range(1, min(most, steps) + 1) if steps % n == 0)
+
+
 def held_variables(penalty):
     """Where zeros are held: wherever the penalty can make some."""
     everywhere = penalty.biases or penalty.batch_norm or penalty.zeroes != ("weights",)
@@ -370,7 +390,7 @@ def train_dense_twin(this, statistics):
     from cnn_l1 import export, models
 
     print("Dense twin: the same run without penalty")
-    config, about = this.config, this.dataset.about
+    config = this.config
     penalty = config.penalty.model_copy(
         update={"name": "none", "l2_strength": 0.0, "l1_ratio": 0.0}
     )
@@ -378,7 +398,7 @@ def train_dense_twin(this, statistics):
     update = {"penalty": penalty, "training": training, "thresholding": None, "target": None}
     twin = config.model_copy(update=update)
     seed_everything(config.seed, config.model.dtype_policy)
-    model = models.build(twin, about.input_shape, this.task.outputs, statistics)
+    model = start_model(twin, this.dataset, this.task, statistics)
     alone = dataclasses.replace(this, config=twin, logs=None, watchers=())
     sparsify(model, alone)
     fine_tune(model, alone)
@@ -397,7 +417,7 @@ def fit(model, optimizer, this, epochs, steering, first_epoch=0):
         optimizer=optimizer,
         loss=task.keras_loss(),
         metrics=task.keras_metrics(),
-        steps_per_execution=training.steps_per_execution,
+        steps_per_execution=steps_per_execution(training),
         jit_compile=training.jit_compile,
     )
     # Totals before the progress bar, so that it shows them; layers behind it.

@@ -331,6 +331,39 @@ def test_best_weights(values, best):
     assert run_best(callback, [0.0, -1.0]) == 0  # a second training starts afresh
 
 
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [
+        ([0.5, 0.1, 0.9], 1),
+        ([0.9, 0.1, 0.1, 0.2], 2),  # of equal epochs the later one
+        ([0.7], 0),
+        ([0.3, 0.2, -0.1], 2),
+        ([float("nan"), 5.0, 7.0], 1),  # any number takes the place of a NaN
+    ],
+)
+def test_best_weights_where_smaller_is_better(values, best):
+    callback = BestWeights(larger_is_better=False)
+    assert run_best(callback, values) == best == callback.best_epoch
+    assert callback.best == np.nanmin(values)
+    assert run_best(callback, [100.0, 200.0]) == 0  # a second training starts afresh
+
+
+def test_best_weights_by_the_loss_of_a_fit():
+    """A rate that first learns and then destroys: the best epoch is in the middle."""
+    model = make_model(Proximal(keras.optimizers.SGD(0.05)))
+    recorder = Recorder()
+
+    def rate(epoch, _):
+        return 0.05 if epoch < 3 else 0.5
+
+    best = BestWeights("val_loss", larger_is_better=False)
+    schedule = keras.callbacks.LearningRateScheduler(rate)
+    history = fit(model, schedule, recorder, best, epochs=5, validation_data=(X, Y)).history
+    assert best.best_epoch == int(np.argmin(history["val_loss"])) not in (0, 4)
+    for expected, got in zip(recorder.ends[best.best_epoch], model.get_weights(), strict=True):
+        np.testing.assert_array_equal(expected, got)
+
+
 def test_best_weights_in_fit_restores_the_epoch():
     model = make_model()
     recorder = Recorder()

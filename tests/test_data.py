@@ -65,7 +65,8 @@ def streaming(split):
 
 def test_digits_are_prepared_in_the_cache(digits, cache):
     assert list((cache / "cnn_l1").rglob("dataset_info.json"))
-    assert data.describe(DataConfig()) == ((8, 8, 1), 10)
+    about = data.Description("digits", (8, 8, 1), tuple("0123456789"))
+    assert data.describe(DataConfig()) == about == digits.about
 
 
 def test_digits_sizes(digits):
@@ -225,7 +226,7 @@ def test_image_size_resizes(in_memory, digits):
     config = DataConfig(image_size=(4, 12), in_memory=in_memory)
     resized = data.load(config, seed=0)
     assert resized.about.input_shape == (4, 12, 1)
-    assert data.describe(config) == ((4, 12, 1), 10)
+    assert data.describe(config).input_shape == (4, 12, 1)
     images, labels = collect(resized.train.evaluation_batches())
     assert images.shape == (digits.train.size, 4, 12, 1)
     np.testing.assert_array_equal(images, np.round(images))
@@ -246,7 +247,8 @@ def test_statistics_are_those_of_numpy(kind):
     # More images than one part of the sum has, and channels unlike each other.
     values = np.random.default_rng(0).integers(0, 256, (2500, 3, 2, 3)) // (1, 2, 50)
     split = kind(data.Split(2500, values.astype("uint8"), np.zeros(2500, "int64")))
-    held = data.Data("a", (3, 2, 3), ("a",), split, split, lambda: split)
+    about = data.Description("a", (3, 2, 3), ("a",))
+    held = data.Data(about, split, split, lambda: split)
     found = held.statistics()
     # float64 sums of whole numbers below 2^53: only the last division rounds.
     np.testing.assert_allclose(found.mean, values.mean((0, 1, 2)), rtol=1e-12)
@@ -275,7 +277,8 @@ def test_statistics_of_digits(digits, streamed):
 )
 def test_unknown_data_set(name, hint, tmp_path):
     assert refusal(name=name, data_dir=str(tmp_path)) == (
-        f"data.name: expected 'digits' or the name of a TFDS data set. Received: {name!r}.{hint}"
+        "data.name: expected one of digits, xor, diabetes, sparse_regression, or the name of a "
+        f"TFDS data set. Received: {name!r}.{hint}"
     )
 
 
@@ -325,7 +328,7 @@ def test_download_without_a_network(tmp_path, no_network):
 )
 def test_bad_split(setting, split):
     message = refusal(**{setting: split})
-    assert message.startswith(f"data.{setting}: expected a split of 'digits' with images (")
+    assert message.startswith(f"data.{setting}: expected a split of 'digits' with examples (")
     assert "train, test" in message
     assert message.endswith(f"Received: {split!r}")
 
@@ -340,7 +343,8 @@ def test_part_of_a_split():
 def test_validation_part_without_every_class(fraction):
     message = refusal(validation_fraction=fraction)
     assert message.startswith("data.validation_fraction: expected a part that holds and leaves")
-    assert f"Received: {fraction} of 1437 images" in message
+    assert "examples of every class. " in message
+    assert f"Received: {fraction} of 1437 (" in message
 
 
 class TinyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -358,14 +362,82 @@ class TinyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class CnnL1TinyNumbers(TinyBuilder):
-    """No images at all."""
+    """One number by another: no row of features."""
 
-    FEATURES = tfds.features.FeaturesDict({"x": tf.float32, "y": tf.int64})
+    FEATURES = tfds.features.FeaturesDict({"x": tf.float32, "y": tf.float32})
     KEYS = ("x", "y")
 
     def _generate_examples(self):
         for i in range(4):
-            yield i, {"x": float(i), "y": i}
+            yield i, {"x": float(i), "y": float(i)}
+
+
+class CnnL1TinyText(TinyBuilder):
+    """Words with a label."""
+
+    FEATURES = tfds.features.FeaturesDict(
+        {"text": tfds.features.Text(), "label": tfds.features.ClassLabel(num_classes=2)}
+    )
+    KEYS = ("text", "label")
+
+    def _generate_examples(self):
+        for i in range(4):
+            yield i, {"text": "word", "label": i % 2}
+
+
+class CnnL1TinyTokens(TinyBuilder):
+    """Rows of integers, which may as well be the numbers of categories."""
+
+    FEATURES = tfds.features.FeaturesDict(
+        {"x": tfds.features.Tensor(shape=(3,), dtype=np.int64), "y": tf.float32}
+    )
+    KEYS = ("x", "y")
+
+    def _generate_examples(self):
+        for i in range(4):
+            yield i, {"x": np.full(3, i), "y": float(i)}
+
+
+class CnnL1TinyCounts(TinyBuilder):
+    """Features with an integer that is no class."""
+
+    FEATURES = tfds.features.FeaturesDict(
+        {"x": tfds.features.Tensor(shape=(3,), dtype=np.float32), "y": tf.int64}
+    )
+    KEYS = ("x", "y")
+
+    def _generate_examples(self):
+        for i in range(4):
+            yield i, {"x": np.full(3, i, "float32"), "y": i}
+
+
+class CnnL1TinyLengths(TinyBuilder):
+    """Rows that differ in length."""
+
+    FEATURES = tfds.features.FeaturesDict(
+        {"x": tfds.features.Tensor(shape=(None,), dtype=np.float32), "y": tf.float32}
+    )
+    KEYS = ("x", "y")
+
+    def _generate_examples(self):
+        for i in range(4):
+            yield i, {"x": np.zeros(i + 1, "float32"), "y": float(i)}
+
+
+class CnnL1TinyPairs(TinyBuilder):
+    """Rows of three features with two values each to predict."""
+
+    FEATURES = tfds.features.FeaturesDict(
+        {
+            "x": tfds.features.Tensor(shape=(3,), dtype=np.float64),
+            "y": tfds.features.Tensor(shape=(2,), dtype=np.float32),
+        }
+    )
+    KEYS = ("x", "y")
+
+    def _generate_examples(self):
+        for i in range(8):
+            yield i, {"x": np.full(3, i / 3), "y": np.float32([i, -i])}
 
 
 class CnnL1TinyUnlabelled(TinyBuilder):
@@ -404,14 +476,36 @@ def prepare(builder_class, folder):
 
 @pytest.mark.parametrize(
     ("builder_class", "features"),
-    [(CnnL1TinyNumbers, "x, y"), (CnnL1TinyUnlabelled, "image")],
+    [
+        (CnnL1TinyNumbers, "x, y"),
+        (CnnL1TinyText, "text, label"),
+        (CnnL1TinyTokens, "x, y"),
+        (CnnL1TinyCounts, "x, y"),
+        (CnnL1TinyLengths, "x, y"),
+        (CnnL1TinyUnlabelled, "image"),
+    ],
 )
-def test_data_set_that_is_no_image_classification(builder_class, features, tmp_path):
+def test_data_set_with_nothing_to_learn(builder_class, features, tmp_path):
     settings = prepare(builder_class, tmp_path)
     assert refusal(**settings) == (
-        "data.name: expected an image-classification data set (an image and a class label). "
-        f"Received: {settings['name']!r} with {features}"
+        "data.name: expected a data set with an image or a row of floats, and a class label or "
+        f"floats to predict. Received: {settings['name']!r} with {features}"
     )
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_several_values_to_predict(in_memory, tmp_path):
+    settings = prepare(CnnL1TinyPairs, tmp_path)
+    pairs = data.load(DataConfig(**settings, in_memory=in_memory, validation_fraction=0.25), seed=0)
+    assert pairs.about == data.Description(settings["name"], (3,), None, target_count=2)
+    assert (pairs.train.size, pairs.validation.size) == (6, 2)
+    inputs, targets = collect(pairs.train.evaluation_batches())
+    assert inputs.dtype == targets.dtype == pairs.train.targets.dtype == "float32"
+    np.testing.assert_array_equal(targets, pairs.train.targets)
+    assert targets.shape == (6, 2)
+    # float64 features are rounded to float32 once.
+    np.testing.assert_array_equal(inputs[:, 0], (targets[:, 0] / 3.0).astype("float32"))
+    np.testing.assert_array_equal(targets[:, 1], -targets[:, 0])
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -433,6 +527,154 @@ def test_images_that_differ_in_size(in_memory, tmp_path):
     assert np.bincount(parted.validation.targets).tolist() == [1, 1]
 
 
+# Rows of features.
+
+
+@pytest.mark.parametrize("name", ["xor", "diabetes", "sparse_regression"])
+def test_streamed_features_are_those_in_memory(name):
+    settings = {"name": name, "fold": (0, 2)}
+    memory, stream = (
+        data.load(DataConfig(**settings, in_memory=kept), seed=0) for kept in (True, False)
+    )
+    assert stream.train.inputs is None
+    pairs = (
+        (stream.train, memory.train),
+        (stream.validation, memory.validation),
+        (stream.load_test(), memory.load_test()),
+    )
+    for streamed, held in pairs:
+        inputs, targets = collect(streamed.evaluation_batches())
+        assert inputs.dtype == held.inputs.dtype == "float32"
+        np.testing.assert_array_equal(inputs, held.inputs)
+        np.testing.assert_array_equal(targets, held.targets)
+        np.testing.assert_array_equal(streamed.targets, held.targets)
+        assert targets.dtype == held.targets.dtype == streamed.targets.dtype
+        np.testing.assert_array_equal(streamed.sample(3), held.sample(3))
+    assert memory.train.targets.dtype == ("int64" if name == "xor" else "float32")
+    assert stream.statistics() == memory.statistics()
+    assert stream.about == memory.about
+
+
+def test_statistics_of_features():
+    diabetes = data.load(DataConfig(name="diabetes"), seed=0)
+    inputs = diabetes.train.inputs.astype("float64")
+    found = diabetes.statistics()
+    # float64 sums of some hundreds of values.
+    np.testing.assert_allclose(found.mean, inputs.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.variance, inputs.var(axis=0), rtol=1e-9)
+
+
+def test_image_size_of_features_is_refused():
+    assert refusal(name="diabetes", image_size=(4, 4)) == (
+        "data.image_size: expected nothing, for 'diabetes' holds rows of features, not images. "
+        "Received: [4, 4]"
+    )
+
+
+# Parting: folds, and a split of its own.
+
+
+def rows_of(split):
+    """The examples of a split, as a set; no two of `diabetes` or `digits` are alike."""
+    return {
+        (value.tobytes(), float(target))
+        for value, target in zip(split.inputs, split.targets, strict=True)
+    }
+
+
+def whole_of(name):
+    """The training split, before it is parted."""
+    config = DataConfig(name=name)
+    builder = data._builder(config)
+    keys = data._keys(builder)
+    return data._read(builder, keys, data.describe(config).input_shape, config, "train")
+
+
+@pytest.mark.parametrize("name", ["diabetes", "digits"])
+def test_folds_are_disjoint_and_cover_the_training_split(name):
+    folds = [data.load(DataConfig(name=name, fold=(number, 4)), seed=2) for number in range(4)]
+    whole = whole_of(name)
+    expected = rows_of(whole)
+    assert len(expected) == whole.size
+    for fold in folds:
+        assert fold.train.size + fold.validation.size == whole.size
+        assert not rows_of(fold.train) & rows_of(fold.validation)
+        assert rows_of(fold.train) | rows_of(fold.validation) == expected
+    assert sum(fold.validation.size for fold in folds) == whole.size
+    assert set().union(*(rows_of(fold.validation) for fold in folds)) == expected
+
+
+@pytest.mark.parametrize("name", ["diabetes", "digits"])
+@pytest.mark.parametrize("seed", [0, 5])
+def test_folds_are_those_of_scikit_learn(name, seed):
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    whole = whole_of(name)
+    kind = StratifiedKFold if name == "digits" else KFold
+    splitter = kind(5, shuffle=True, random_state=seed)
+    parts = list(splitter.split(whole.inputs, whole.targets))
+    for number in (0, 3):
+        fold = data.load(DataConfig(name=name, fold=(number, 5)), seed)
+        for split, rows in zip((fold.train, fold.validation), parts[number], strict=True):
+            np.testing.assert_array_equal(split.inputs, whole.inputs[rows])
+            np.testing.assert_array_equal(split.targets, whole.targets[rows])
+
+
+def test_folds_are_stratified_by_label():
+    counts = [
+        np.bincount(data.load(DataConfig(fold=(k, 3)), seed=0).validation.targets, minlength=10)
+        for k in range(3)
+    ]
+    # A class' third is seldom a whole number of images: up to one off.
+    assert np.ptp(counts, axis=0).max() <= 1
+
+
+def test_values_are_not_stratified():
+    """A stratified parting would refuse values of which most are there once."""
+    parted = data.load(DataConfig(name="diabetes", validation_fraction=0.25), seed=0)
+    assert parted.validation.size == 89  # a quarter of 354, rounded up
+    assert not rows_of(parted.train) & rows_of(parted.validation)
+
+
+@pytest.mark.parametrize(
+    ("settings", "received"),
+    [
+        ({"name": "xor", "fold": (0, 3)}, "examples of every class. Received: 3 folds of 4 "),
+        ({"name": "diabetes", "fold": (0, 400)}, "examples. Received: 400 folds of 354 examples"),
+    ],
+)
+def test_folds_without_examples_are_refused(settings, received):
+    message = refusal(**settings)
+    assert message.startswith("data.fold: expected folds that hold ")
+    assert received in message
+
+
+def test_a_fraction_that_leaves_nothing_to_learn_values_from():
+    message = refusal(name="diabetes", validation_fraction=0.999)
+    assert message.startswith(
+        "data.validation_fraction: expected a part that holds and leaves examples. Received: "
+    )
+
+
+def test_validation_split():
+    xor = data.load(DataConfig(name="xor", validation_split="validation"), seed=0)
+    assert rows_of(xor.train) == rows_of(xor.validation) == rows_of(xor.load_test())
+    assert len(rows_of(xor.train)) == xor.train.size == 4
+    parts = {"train_split": "train[:300]", "validation_split": "train[300:]"}
+    diabetes = data.load(DataConfig(name="diabetes", **parts), seed=0)
+    assert (diabetes.train.size, diabetes.validation.size) == (300, 54)
+    assert rows_of(diabetes.train) | rows_of(diabetes.validation) == rows_of(whole_of("diabetes"))
+    # Nothing is drawn, so nothing moves with the seed.
+    other = data.load(DataConfig(name="diabetes", **parts), seed=1)
+    np.testing.assert_array_equal(other.train.inputs, diabetes.train.inputs)
+
+
+def test_bad_validation_split():
+    message = refusal(name="diabetes", validation_split="validation")
+    assert message.startswith("data.validation_split: expected a split of 'diabetes' with examples")
+    assert message.endswith("Received: 'validation'")
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "train", "test"),
     [
@@ -445,7 +687,7 @@ def test_real_data_set(name, shape, train, test):
     folder = os.environ.get("TFDS_DATA_DIR", "")
     if not os.path.isdir(os.path.join(folder, name)):
         pytest.skip(f"no {name} in TFDS_DATA_DIR")
-    assert data.describe(DataConfig(name=name)) == (shape, 10)
+    assert data.describe(DataConfig(name=name)).input_shape == shape
     whole = tfds.builder(name, data_dir=folder).info.splits
     assert (whole["train"].num_examples, whole["test"].num_examples) == (train, test)
     # A part is enough to see the images, and does not take half a minute.

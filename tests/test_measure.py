@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from cnn_l1 import export, measure, sparsity
+from cnn_l1 import export, measure, sparsity, tasks
 
 SHAPE = (2, 2, 1)
 
@@ -198,3 +198,106 @@ def test_time_files_takes_the_median_and_the_tail(monkeypatch):
 @pytest.mark.parametrize(("fraction", "expected"), [(0.5, 0.05), (0.0, 0.0), (1.0, 0.0)])
 def test_standard_error(fraction, expected):
     assert measure.standard_error(fraction, 100) == pytest.approx(expected)
+
+
+# Scores of outputs.
+
+VALUES = tasks.Task("values", "squared_error", 1)
+
+
+def scores_by_scikit_learn(outputs, targets):
+    from sklearn import metrics
+
+    return {
+        "mean_squared_error": metrics.mean_squared_error(targets, outputs),
+        # Over all outputs together, as the squared error is.
+        "r2": metrics.r2_score(targets, outputs, multioutput="variance_weighted"),
+    }
+
+
+@pytest.mark.parametrize("shape", [(40,), (40, 1), (40, 3)])
+def test_scores_of_values_are_those_of_scikit_learn(shape):
+    random = np.random.default_rng(0)
+    targets = random.normal(100.0, 20.0, shape).astype("float32")
+    columns = targets.reshape(len(targets), -1)
+    outputs = (columns + random.normal(2.0, 5.0, columns.shape)).astype("float32")
+    found = measure.score(outputs, targets, VALUES.decide)
+    expected = scores_by_scikit_learn(outputs.astype("float64"), columns.astype("float64"))
+    for name, value in expected.items():
+        # Both in float64, in another order.
+        assert found[name] == pytest.approx(value, rel=1e-12), name
+    assert "accuracy" not in found
+
+
+def test_standard_error_of_a_mean_squared_error_by_hand():
+    found = measure.score(np.array([[1.0], [2.0], [3.0]]), np.array([0.0, 2.0, 0.0]), VALUES.decide)
+    # Squared errors 1, 0, 9: mean 10/3, variance (49 + 100 + 289)/9/2 = 73/3, over n = 3.
+    assert found["mean_squared_error"] == pytest.approx(10 / 3)
+    assert found["mean_squared_error_standard_error"] == pytest.approx(math.sqrt(73 / 3 / 3))
+    # Targets 0, 2, 0 lie 4/9 + 16/9 + 4/9 = 8/3 about their mean.
+    assert found["r2"] == pytest.approx(1 - 10 / (8 / 3))
+
+
+def test_outputs_of_one_example_are_one_draw():
+    outputs, targets = np.array([[1.0, 1.0], [0.0, 0.0]]), np.zeros((2, 2))
+    found = measure.score(outputs, targets, tasks.Task("values", "squared_error", 2).decide)
+    assert found["mean_squared_error"] == pytest.approx(0.5)
+    # Two means, 1 and 0: deviation √½, over √2. Four draws would have 0.29.
+    assert found["mean_squared_error_standard_error"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("output", [3.0, 4.0])
+def test_r2_of_constant_targets_is_finite(output):
+    found = measure.score(np.full((4, 1), output), np.full(4, 3.0), VALUES.decide)
+    assert found["r2"] == 0.0  # nothing to explain
+    assert found["mean_squared_error"] == (output - 3.0) ** 2
+    assert found["mean_squared_error_standard_error"] == 0.0
+
+
+def test_one_example():
+    found = measure.score(np.array([[2.0]]), np.array([5.0]), VALUES.decide)
+    assert found["mean_squared_error"] == 9.0
+    assert found["mean_squared_error_standard_error"] == 0.0  # no spread to tell from
+
+
+def test_scores_of_two_classes_with_one_output():
+    decide = tasks.Task("classes", "squared_error", 1).decide
+    outputs = np.array([[0.2], [0.8], [0.4], [1.7], [-0.3]])
+    found = measure.score(outputs, np.array([0, 1, 1, 1, 0]), decide)
+    assert found == {
+        "accuracy": 4 / 5,
+        "accuracy_standard_error": pytest.approx(math.sqrt(0.8 * 0.2 / 5)),
+    }
+
+
+def test_measured_files_of_a_regression(tmp_path):
+    """y = 2a − b + 1 of two features, measured where some targets are off by 3."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.layers[0].set_weights([np.float32([[2.0], [-1.0]]), np.float32([1.0])])
+    random = np.random.default_rng(0)
+    inputs = random.uniform(-4.0, 4.0, (32, 2)).astype("float32")
+    exact = model.predict_on_batch(inputs)
+    targets = exact[:, 0] + 3.0 * (np.arange(32) % 4 == 0)
+    batches = [(inputs[:20], targets[:20]), (inputs[20:], targets[20:])]
+    expected = scores_by_scikit_learn(exact[:, 0].astype("float64"), targets.astype("float64"))
+    export.export_keras(model, tmp_path / "m.keras")
+    export.export_saved_model(model, tmp_path / "saved")
+    export.export_tflite(model, tmp_path / "f.tflite")
+    export.export_tflite(model, tmp_path / "i.tflite", inputs)
+    for name, function in CASES.items():
+        figures = function(tmp_path / name, batches, exact, VALUES.decide)
+        assert figures.examples == 32
+        assert figures.accuracy is figures.accuracy_standard_error is figures.agreement is None
+        # float32: two products. int8: input and output, of a range of some 24, are each
+        # rounded to a 255th, so that an output is off by up to 0.15.
+        bound = 0.15 if name == "i.tflite" else 1e-5
+        assert figures.max_difference <= bound, name
+        assert figures.mean_squared_error == pytest.approx(
+            expected["mean_squared_error"], abs=2 * 3.0 * bound + bound**2
+        )
+        assert figures.r2 == pytest.approx(expected["r2"], abs=bound)
+    # A quarter of the squared errors is 9, the others 0: 9 · √(¼ · ¾ / 31).
+    assert figures.mean_squared_error_standard_error == pytest.approx(
+        9.0 * math.sqrt(0.25 * 0.75 / 31), rel=0.1
+    )
+    assert expected["mean_squared_error"] == pytest.approx(9 / 4, rel=1e-5)

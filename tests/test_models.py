@@ -1,5 +1,6 @@
 """Networks: their sizes, their penalties, their pixels, and what does not fit."""
 
+import zipfile
 from typing import get_args
 
 import keras
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from cnn_l1 import config as configs
-from cnn_l1 import models, penalties
+from cnn_l1 import export, models, penalties
 from cnn_l1.config import ConfigError
 from cnn_l1.models import InputStatistics
 
@@ -332,7 +333,7 @@ def test_blocks_that_do_not_follow_each_other():
 )
 def test_last_block_that_gives_no_logits(blocks, shape):
     assert refusal(model={"blocks": blocks}) == (
-        "model.blocks: expected a last block that gives 10 values an image, one a class. "
+        "model.blocks: expected a last block that gives 10 values an example (units: outputs). "
         f"Received: an output of shape {shape}"
     )
 
@@ -456,3 +457,220 @@ def test_logits_are_float32(policy):
     assert model.get_layer("dense_1").compute_dtype == policy.removeprefix("mixed_")
     # Weights, and so exact zeros and files, stay float32.
     assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
+
+
+# Features instead of pixels.
+
+
+@pytest.mark.parametrize(
+    ("input_shape", "outputs", "layers"),
+    [
+        ((10,), 1, ["features", "standardize", "dense", "logits"]),
+        ((8, 8, 1), 10, ["image", "rescale", "flatten", "dense", "logits"]),
+    ],
+)
+def test_linear(input_shape, outputs, layers):
+    statistics = InputStatistics((1.0,) * input_shape[-1], (4.0,) * input_shape[-1])
+    penalty = {"l1_strength": 0.25}
+    model = build(input_shape, outputs, statistics, model={"name": "linear"}, penalty=penalty)
+    assert [layer.name for layer in model.layers] == layers
+    assert l1_strengths(model) == {"dense/kernel": 0.25}
+    inputs = images((5, *input_shape))
+    kernel, bias = (v.numpy().astype("float64") for v in model.trainable_variables)
+    assert kernel.shape == (np.prod(input_shape), outputs)
+    model.trainable_variables[1].assign(bias + 0.5)
+    scaled = (inputs - 1.0) / 2.0 if len(input_shape) == 1 else inputs / 255.0
+    # Sums of up to 64 float32 terms of some tens.
+    expected = scaled.reshape(5, -1) @ kernel + bias + 0.5
+    np.testing.assert_allclose(model(inputs), expected, atol=2e-4)
+
+
+def test_linear_with_dropout():
+    model = build(
+        (10,),
+        1,
+        InputStatistics((0.0,) * 10, (1.0,) * 10),
+        model={"name": "linear", "dropout": 0.5},
+    )
+    assert [layer.name for layer in model.layers][-3:] == ["dropout", "dense", "logits"]
+
+
+@pytest.mark.parametrize(
+    ("input_shape", "normalization", "layer"),
+    [
+        ((8, 8, 1), "auto", "rescale"),
+        ((8, 8, 1), "standardize", "standardize"),
+        ((8, 8, 1), "none", None),
+        ((6,), "auto", "standardize"),
+        ((6,), "rescale", "rescale"),
+        ((6,), "none", None),
+    ],
+)
+def test_normalization(input_shape, normalization, layer):
+    statistics = InputStatistics((3.0,) * input_shape[-1], (4.0,) * input_shape[-1])
+    model = build(
+        input_shape, 2, statistics, model={"name": "linear", "normalization": normalization}
+    )
+    names = {found.name for found in model.layers} & {"rescale", "standardize"}
+    assert names == ({layer} if layer else set())
+    if layer is None:
+        inputs = images((2, *input_shape))
+        kernel = model.get_layer("dense").kernel.numpy().astype("float64")
+        # Sums of up to 64 float32 terms of up to 255.
+        expected = inputs.reshape(2, -1) @ kernel
+        np.testing.assert_allclose(model(inputs), expected, atol=1e-3)
+
+
+def test_standardized_features_have_mean_0_and_variance_1():
+    inputs = np.random.default_rng(0).normal(0.0, 1.0, (500, 4)) * [1, 20, 0.01, 3] + [0, 90, 7, -5]
+    statistics = InputStatistics(tuple(inputs.mean(axis=0)), tuple(inputs.var(axis=0)))
+    model = build((4,), 1, statistics, model={"name": "linear"})
+    standardize = keras.Model(model.input, model.get_layer("standardize").output)
+    found = standardize(inputs.astype("float32")).numpy().astype("float64")
+    # float32: 7 with a deviation of 0.01 is an offset of 700, and costs three digits more.
+    np.testing.assert_allclose(found.mean(axis=0), 0.0, atol=1e-3)
+    np.testing.assert_allclose(found.var(axis=0), 1.0, atol=1e-3)
+
+
+def test_units_by_either_name():
+    for units in ("outputs", "classes"):
+        blocks = [{"type": "dense", "units": units, "activation": "linear"}]
+        model = build((6,), 3, model={"blocks": blocks, "normalization": "none"})
+        assert model.output_shape == (None, 3)
+
+
+def test_convolutions_do_not_fit_features():
+    message = refusal((10,), 1, model={"name": "cnn", "normalization": "none"})
+    assert message.startswith(
+        "model: expected a network that fits 10 features. Received: cnn, which does not: "
+    )
+
+
+def test_augmentation_of_features_is_refused():
+    message = refusal((10,), 1, data={"augmentation": {"flip": True}})
+    assert message.startswith("data.augmentation: expected nothing, for these inputs are no images")
+    assert "flip=True" in message
+
+
+# Weights to start from.
+
+AUGMENTED = {"augmentation": {"shift_pixels": 1, "flip": True}}
+STATEFUL = [CONV, {"type": "batch_norm"}, FLATTEN, {"type": "dropout"}, LOGITS]
+
+
+def moved(model, seed=0):
+    """A model whose every weight and statistic is another than at the start."""
+    random = np.random.default_rng(seed)
+    for variable in model.weights:
+        if "seed_generator" not in variable.path:
+            variable.assign(random.uniform(0.5, 1.5, variable.shape))
+    return model
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_load_weights(tmp_path, augmented):
+    sections = {"model": {"blocks": STATEFUL}}
+    source = moved(build(**sections, data=AUGMENTED))
+    path = tmp_path / "model.keras"
+    export.plain_copy(source, drop_layers=models.AUGMENTATION_LAYERS).save(path)
+    model = build(**sections, data=AUGMENTED if augmented else {})
+    pixels = images((4, 8, 8, 1))
+    # Said each time: Keras' random layers act as in training unless told otherwise.
+    expected_logits = source(pixels, training=False)
+    assert not np.allclose(model(pixels, training=False), expected_logits)
+    models.load_weights(model, str(path))
+    pairs = zip(
+        [v for v in model.weights if "seed_generator" not in v.path],
+        [v for v in source.weights if "seed_generator" not in v.path],
+        strict=True,
+    )
+    names = set()
+    for found, expected in pairs:
+        assert found.path == expected.path
+        names.add(found.name)
+        np.testing.assert_array_equal(found.numpy(), expected.numpy())
+    assert {"kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance"} <= names
+    # The same operations on the same numbers.
+    np.testing.assert_array_equal(model(pixels, training=False), expected_logits)
+
+
+def weights_refusal(path, **sections):
+    model = build(**sections)
+    before = [v.numpy() for v in model.weights]
+    with pytest.raises(ConfigError) as caught:
+        models.load_weights(model, str(path))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    assert message.startswith("model.initial_weights: expected ")
+    for old, new in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(old, new.numpy())  # nothing is half loaded
+    return message
+
+
+@pytest.mark.parametrize(
+    ("blocks", "expected", "received"),
+    [
+        (
+            [{**CONV, "filters": 4}, FLATTEN, LOGITS],
+            "conv_1/kernel of shape (3, 3, 1, 4)",
+            "shape (3, 3, 1, 3)",
+        ),
+        (
+            [CONV, {**CONV, "padding": "same"}, FLATTEN, LOGITS],
+            "conv_2/kernel of shape (3, 3, 3, 3)",
+            "none of that name",
+        ),
+        ([FLATTEN, LOGITS], "dense_1/kernel of shape (64, 10)", "shape (108, 10)"),
+        (
+            [{**CONV, "use_bias": False}, FLATTEN, LOGITS],
+            "the weights of this network alone",
+            "also conv_1/bias",
+        ),
+    ],
+    ids=["other shape", "missing", "other input", "more"],
+)
+def test_weights_of_another_network(tmp_path, blocks, expected, received):
+    path = tmp_path / "model.keras"
+    export.plain_copy(build(model={"blocks": [CONV, FLATTEN, LOGITS]})).save(path)
+    message = weights_refusal(path, model={"blocks": blocks})
+    assert f"expected {expected} in {path}. " in message
+    assert message.endswith(f"Received: {received}")
+
+
+def archive_without(part, source, path):
+    with zipfile.ZipFile(source) as whole, zipfile.ZipFile(path, "w") as rest:
+        for name in whole.namelist():
+            if name != part:
+                rest.writestr(name, whole.read(name))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["missing", "empty", "text", "cut", "no config", "no weights", "damaged", "folder", "lambda"],
+)
+def test_unreadable_weights(tmp_path, kind):
+    whole, path = tmp_path / "whole.keras", tmp_path / "model.keras"
+    export.plain_copy(build()).save(whole)
+    content = whole.read_bytes()
+    match kind:
+        case "empty":
+            path.write_bytes(b"")
+        case "text":
+            path.write_text("no model", encoding="utf-8")
+        case "cut":
+            path.write_bytes(content[: len(content) // 2])
+        case "no config":
+            archive_without("config.json", whole, path)
+        case "no weights":
+            archive_without("model.weights.h5", whole, path)
+        case "damaged":
+            middle = len(content) // 2
+            path.write_bytes(content[:middle] + bytes(64) + content[middle + 64 :])
+        case "folder":
+            path.mkdir()
+        case "lambda":  # code in a file is not run
+            inputs = keras.Input((8, 8, 1))
+            keras.Model(inputs, keras.layers.Lambda(lambda x: 2 * x)(inputs)).save(path)
+    message = weights_refusal(path)
+    assert f"expected a readable .keras file. Received: {path} (" in message

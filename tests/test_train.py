@@ -1,7 +1,9 @@
 """The whole pipeline through `main`, and what a user does wrong."""
 
+import contextlib
 import csv
 import errno
+import io
 import json
 import os
 import signal
@@ -121,14 +123,15 @@ def test_reported_counts_are_the_files(full_run):
 def test_report_says_what_was_measured(full_run):
     report = json.loads((full_run / "report.json").read_text(encoding="utf-8"))
     assert report["data"]["input_shape"] == [8, 8, 1]
-    assert report["data"]["test_images"] == 360
+    assert report["data"]["measured_split"] == "test"
+    assert report["data"]["measured_examples"] == 360
     assert len(report["files"]) == 8
     for name, figures in report["files"].items():
         path = full_run / name
         assert path.exists(), name
         if path.is_file():
             assert figures["bytes"] == path.stat().st_size, name
-        assert figures["images"] == 360
+        assert figures["examples"] == 360
         assert (figures["latency_median_ms"] is not None) == name.endswith(".tflite")
         # Only int8 may decide otherwise than Keras.
         if "int8" not in name:
@@ -284,6 +287,248 @@ def test_settings_together(config_file, tmp_path, name):
         assert history["sparsity"][1] > history["sparsity"][0]
 
 
+# Values instead of classes.
+
+REGRESSION = {
+    "name": "regression",
+    "data": {"name": "diabetes"},
+    "model": {"name": "linear"},
+    "penalty": {"l1_strength": 20.0},
+    "optimizer": {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9},
+    "training": {"epochs": 3, "batch_size": 64, "steps_per_epoch": 30},
+    "fine_tuning": {"epochs": 2},
+    "measure": {"latency_runs": 1},
+    "tensorboard": False,
+}
+
+
+@pytest.fixture(scope="module")
+def regression_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "regression.yaml"
+    path.write_text(yaml.safe_dump(REGRESSION), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def regression_run(regression_file, tmp_path_factory):
+    """The folder of one whole run of `diabetes`, and what it printed."""
+    output = tmp_path_factory.mktemp("runs") / "regression"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert train.main(arguments(regression_file, output)) == 0
+    return output, printed.getvalue()
+
+
+def read_report(folder):
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+VALUE_SCORES = {"mean_squared_error", "mean_squared_error_standard_error", "r2"}
+
+
+def test_report_of_values(regression_run):
+    folder, printed = regression_run
+    report = read_report(folder)
+    assert report["data"] == {
+        "name": "diabetes",
+        "input_shape": [10],
+        "class_names": None,
+        "train_examples": 318,
+        "validation_examples": 36,
+        "measured_split": "test",
+        "measured_examples": 88,
+    }
+    assert set(report["validation"]) == {"sparse", "dense"}
+    for scores in report["validation"].values():
+        assert set(scores) == VALUE_SCORES
+    names = {"model.keras", "saved_model", "model_float32.tflite", "model_int8.tflite"}
+    assert set(report["files"]) == names | {f"dense/{name}" for name in names}
+    for name, figures in report["files"].items():
+        assert figures["accuracy"] is figures["accuracy_standard_error"] is None, name
+        assert figures["agreement"] is None
+        assert figures["examples"] == 88
+        assert figures["mean_squared_error"] > 0
+        # A linear model explains some 0.3 to 0.5 of it; the mean alone 0. int8 has one
+        # step, of more than 1, for all ten features, and cannot tell a sex of 1 from 2.
+        assert 0.2 < figures["r2"] < 0.7 or "int8" in name, name
+    assert "MSE" in printed
+    assert "accuracy" not in printed
+
+
+def test_features_of_a_run(regression_run):
+    folder, printed = regression_run
+    told = read_report(folder)["features"]
+    kernel = keras.models.load_model(folder / "model.keras").get_layer("dense").kernel.numpy()
+    with (folder / "features.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    np.testing.assert_array_equal([float(row["weight"]) for row in rows], kernel[:, 0])
+    taken = [row["feature"] for row in rows if row["selected"] == "1"]
+    assert told == {"features": 10, "selected": taken}
+    assert 0 < len(taken) == np.count_nonzero(kernel) < 10
+    assert f"{len(taken)} of 10 features have a weight left: {' '.join(taken)}" in printed
+    for name in ("features.png", "features.svg"):
+        assert (folder / name).stat().st_size > 1000
+
+
+def test_reported_scores_are_the_files(regression_run):
+    from sklearn import metrics
+
+    from cnn_l1 import data
+
+    folder, _ = regression_run
+    report = read_report(folder)
+    held = data.load(config.load(folder / "config.yaml").data, seed=0)
+    test = held.load_test()
+    for prefix, name in (("", "sparse"), ("dense/", "dense")):
+        model = keras.models.load_model(folder / prefix / "model.keras")
+        for split, told in (
+            (test, report["files"][f"{prefix}model.keras"]),
+            (held.validation, report["validation"][name]),
+        ):
+            outputs = model.predict_on_batch(split.inputs)[:, 0]
+            # float32 outputs, the same ones; float64 sums in another order.
+            expected = metrics.mean_squared_error(split.targets, outputs)
+            assert told["mean_squared_error"] == pytest.approx(expected, rel=1e-5)
+            assert told["r2"] == pytest.approx(metrics.r2_score(split.targets, outputs), rel=1e-5)
+
+
+def test_fine_tuning_keeps_the_epoch_of_least_error(regression_run):
+    folder, _ = regression_run
+    history = read_history(folder)
+    assert "accuracy" not in history
+    assert history["epoch"].tolist() == [1, 2, 3, 4, 5]
+    told = read_report(folder)["validation"]["sparse"]["mean_squared_error"]
+    # Keras' mean of float32 batches, against one in float64.
+    assert told == pytest.approx(min(history["val_data_loss"][3:]), rel=1e-5)
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_the_test_split_stays_unread_where_validation_is_measured(
+    regression_file, tmp_path, monkeypatch, split
+):
+    from cnn_l1 import data
+
+    read, original = [], data._read
+
+    def recording(*settings):
+        read.append(settings[-1])
+        return original(*settings)
+
+    monkeypatch.setattr(data, "_read", recording)
+    flags = arguments(regression_file, tmp_path / "run", *QUICK, f"measure.split={split}")
+    assert train.main(flags) == 0
+    assert read == (["train", "test"] if split == "test" else ["train"])
+    report = read_report(tmp_path / "run")
+    assert report["data"]["measured_split"] == split
+    measured = report["files"]["model.keras"]
+    assert measured["examples"] == (88 if split == "test" else 36)
+    if split == "validation":
+        expected = report["validation"]["sparse"]["mean_squared_error"]
+        assert measured["mean_squared_error"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("steps", "execution", "made"), [(5, 10, 5), (15, 10, 5), (7, 3, 1), (24, 12, 12), (3, 3, 3)]
+)
+def test_steps_per_execution_come_out_even(steps, execution, made):
+    training = config.TrainingConfig(steps_per_epoch=steps, steps_per_execution=execution)
+    assert train.steps_per_execution(training) == made
+    assert train.steps_per_execution(config.TrainingConfig(steps_per_execution=execution)) == (
+        execution
+    )
+
+
+@pytest.mark.parametrize(("steps", "execution"), [(5, 10), (15, 10)])
+def test_steps_per_epoch(steps, execution):
+    """As many as are asked for, in fewer passes over the data or in several."""
+    from cnn_l1 import data, models, tasks
+
+    training = {"epochs": 2, "batch_size": 64, "steps_per_epoch": steps}
+    training["steps_per_execution"] = execution
+    resolved = config.validate({**REGRESSION, "training": training})
+    held = data.load(resolved.data, 0)
+    assert held.train.batches_per_epoch(64) == 4
+    task = tasks.task_of("auto", held.about)
+    model = models.build(resolved, (10,), 1, held.statistics())
+    rows = train.sparsify(model, held, task, resolved, None)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert int(model.optimizer.iterations) == 2 * steps
+    # The cosine schedule ends with the training.
+    rate = float(model.optimizer.inner_optimizer.learning_rate)
+    assert rate == pytest.approx(0.01 * 0.05, rel=1e-5)
+
+
+def test_initial_weights(regression_file, regression_run, tmp_path):
+    """Both networks start there: after a step of no size, they are there still."""
+    start, _ = regression_run
+    overrides = [
+        *QUICK,
+        "baseline=true",
+        "seed=9",
+        "penalty.l1_strength=0",
+        "optimizer.learning_rate=1e-30",
+        f"model.initial_weights={start / 'model.keras'}",
+    ]
+    assert train.main(arguments(regression_file, tmp_path / "run", *overrides)) == 0
+    for folder in ("", "dense"):
+        found = weights_of(tmp_path / "run" / folder)
+        for one, other in zip(found, weights_of(start), strict=True):
+            # Exact zeros too, but for those steps.
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-20)
+
+
+def test_classes_by_squared_error(tmp_path):
+    """Exclusive or of 0 and 1 by one output, decided at ½, in the files too."""
+    path = tmp_path / "xor.yaml"
+    blocks = [
+        {"type": "dense", "units": 8, "activation": "tanh"},
+        {"type": "dense", "units": "outputs", "activation": "linear"},
+    ]
+    xor = {
+        "name": "xor",
+        "data": {"name": "xor", "validation_split": "validation"},
+        "model": {"blocks": blocks, "normalization": "none"},
+        "penalty": {"l1_strength": 1e-4},
+        "optimizer": {"learning_rate": 0.05},
+        "training": {"loss": "squared_error", "epochs": 2, "steps_per_epoch": 200},
+        "fine_tuning": {"epochs": 1},
+        "baseline": False,
+        "tensorboard": False,
+        "export": {"formats": ["float32", "int8"]},
+        "measure": {"latency_runs": 1},
+    }
+    path.write_text(yaml.safe_dump(xor), encoding="utf-8")
+    assert train.main(arguments(path, tmp_path / "run")) == 0
+    report = read_report(tmp_path / "run")
+    assert report["data"]["class_names"] == ["false", "true"]
+    model = keras.models.load_model(tmp_path / "run" / "model.keras")
+    assert model.output_shape == (None, 1)
+    outputs = model.predict_on_batch(np.float32([[0, 0], [0, 1], [1, 0], [1, 1]]))[:, 0]
+    # Learnt: every output well on its side of ½. It comes to 0.01 or closer.
+    np.testing.assert_allclose(outputs, [0, 1, 1, 0], atol=0.2)
+    for figures in report["files"].values():
+        assert (figures["accuracy"], figures["agreement"]) == (1.0, 1.0)
+        assert figures["mean_squared_error"] is figures["r2"] is None
+    assert report["features"]["selected"] == ["a", "b"]
+    history = read_history(tmp_path / "run")
+    assert history["val_accuracy"][-1] == 1.0
+    # The loss is the squared error, not a logarithm.
+    assert history["val_data_loss"][-1] == pytest.approx(
+        np.mean((outputs - [0, 1, 1, 0]) ** 2), abs=1e-6
+    )
+
+
+def test_support_of_a_run(tmp_path, capsys):
+    path = tmp_path / "sparse.yaml"
+    sparse = {**REGRESSION, "data": {"name": "sparse_regression"}, "penalty": {"l1_strength": 0.6}}
+    path.write_text(yaml.safe_dump(sparse), encoding="utf-8")
+    flags = arguments(path, tmp_path / "run", *QUICK, "training.epochs=3")
+    assert train.main(flags) == 0
+    told = read_report(tmp_path / "run")["features"]
+    assert (told["support"]["true"], told["support"]["found"]) == (10, 10)
+    assert len(told["selected"]) == 10 + told["support"]["false"]
+    assert "Of 10 features that truly count, 10 are found" in capsys.readouterr().out
+
+
 # Channels that go.
 
 CHANNELS = {
@@ -429,6 +674,27 @@ BAD_SETTINGS = {
             "model.blocks=[{type: flatten}, {type: dense, units: classes, activation: linear}]",
         ],
         ["penalty.name", "channels that can be removed"],
+    ),
+    "numbers as classes": (
+        ["data.name=diabetes", "training.loss=crossentropy", "model={name: linear}"],
+        ["training.loss", "'diabetes' are numbers"],
+    ),
+    "features augmented": (
+        ["data={name: diabetes, augmentation: {flip: true}}", "model={name: linear}"],
+        ["data.augmentation", "no images"],
+    ),
+    "features resized": (
+        ["data={name: diabetes, image_size: [4, 4]}", "model={name: linear}"],
+        ["data.image_size", "rows of features"],
+    ),
+    "weights that are not there": (
+        ["model.initial_weights=nowhere.keras"],
+        ["model.initial_weights", "nowhere.keras"],
+    ),
+    "a fold beyond the last": (["data.fold=[5, 5]"], ["data", "below the number of folds, 5"]),
+    "two validations": (
+        ["data.fold=[0, 5]", "data.validation_split=train"],
+        ["data", "fold must be left out"],
     ),
     "ratio without groups": (["penalty.l1_ratio=0.5"], ["l1_ratio", "group_l1"]),
     "pattern": (["penalty.layers={nowhere*: 0.1}"], ["penalty.layers", "nowhere*"]),
