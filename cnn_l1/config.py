@@ -285,8 +285,8 @@ OPTIMIZER_SETTINGS: dict[str, frozenset[str]] = {
     "ftrl": frozenset(),
 }
 
-# Default learning rates that are not 1e-3. Keras has 0.01 for SGD, which is slow here.
-LEARNING_RATES: dict[str, float] = {"sgd": 0.05}
+# Default learning rates that are not 1e-3. Keras has 0.01 for SGD: too slow, by validation.
+LEARNING_RATES: dict[str, float] = {"sgd": 0.1}
 
 
 class OptimizerConfig(Section):
@@ -307,7 +307,7 @@ class OptimizerConfig(Section):
         "ftrl",
     ] = "adam"
     learning_rate: Annotated[float, Field(gt=0)] | None = Field(None, validate_default=True)
-    """Default: 0.05 for `sgd`, Keras' own, 0.001, for the others."""
+    """Default: 0.1 for `sgd`, Keras' own, 0.001, for the others."""
     schedule: ScheduleConfig = ScheduleConfig()
     momentum: FRACTION | None = None
     nesterov: bool | None = None

@@ -473,7 +473,7 @@ def test_learning_rate_left_out_is_the_optimizers(name, write):
     keras = pytest.importorskip("keras")
     classes = {n.lower(): c for n, c in vars(keras.optimizers).items() if inspect.isclass(c)}
     keras_default = inspect.signature(classes[name]).parameters["learning_rate"].default
-    expected = 0.05 if name == "sgd" else keras_default
+    expected = 0.1 if name == "sgd" else keras_default
     path = write("name: short\n")
     for overrides in ([], ["optimizer.learning_rate=null"]):
         config = configs.load(path, [f"optimizer.name={name}", *overrides])
