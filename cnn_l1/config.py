@@ -285,6 +285,9 @@ OPTIMIZER_SETTINGS: dict[str, frozenset[str]] = {
     "ftrl": frozenset(),
 }
 
+# Default learning rates that are not 1e-3. Keras has 0.01 for SGD: too slow, by validation.
+LEARNING_RATES: dict[str, float] = {"sgd": 0.1}
+
 
 class OptimizerConfig(Section):
     """Any Keras optimizer; settings left out take Keras' defaults."""
@@ -303,7 +306,8 @@ class OptimizerConfig(Section):
         "adafactor",
         "ftrl",
     ] = "adam"
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0)] | None = Field(None, validate_default=True)
+    """Default: 0.1 for `sgd`, Keras' own, 0.001, for the others."""
     schedule: ScheduleConfig = ScheduleConfig()
     momentum: FRACTION | None = None
     nesterov: bool | None = None
@@ -316,6 +320,13 @@ class OptimizerConfig(Section):
     global_clipnorm: Annotated[float, Field(gt=0)] | None = None
     clipvalue: Annotated[float, Field(gt=0)] | None = None
     gradient_accumulation_steps: Annotated[int, Field(ge=2)] | None = None
+
+    @pydantic.field_validator("learning_rate")
+    @classmethod
+    def _default_learning_rate(cls, value, info):
+        # Here alone, so that the resolved config shows the number.
+        name = info.data.get("name")  # missing where it was refused
+        return LEARNING_RATES.get(name, 1e-3) if value is None else value
 
     @pydantic.model_validator(mode="after")
     def _settings_belong_to_optimizer(self):

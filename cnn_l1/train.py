@@ -113,8 +113,9 @@ def run(config, output, overwrite=False, watchers=()):
 
     start = time.monotonic()
     with run_folder(output, overwrite) as folder:
-        seed_everything(config.seed, config.model.dtype_policy)
         dataset = data.load(config.data, config.seed)
+        # Behind the data: preparing a set draws random numbers, reading it does not.
+        seed_everything(config.seed, config.model.dtype_policy)
         task = tasks.task_of(config.training.loss, dataset.about)
         statistics = dataset.statistics()
 

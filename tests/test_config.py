@@ -9,6 +9,7 @@ import sys
 
 import pydantic
 import pytest
+import yaml
 
 from cnn_l1 import config as configs
 from cnn_l1.config import ConfigError
@@ -465,6 +466,26 @@ def test_optimizer_settings_are_those_of_keras():
         takes = set(inspect.signature(classes[name]).parameters)
         assert takes & own == configs.OPTIMIZER_SETTINGS[name], name
         assert common <= takes, name
+
+
+@pytest.mark.parametrize("name", sorted(configs.OPTIMIZER_SETTINGS))
+def test_learning_rate_left_out_is_the_optimizers(name, write):
+    keras = pytest.importorskip("keras")
+    classes = {n.lower(): c for n, c in vars(keras.optimizers).items() if inspect.isclass(c)}
+    keras_default = inspect.signature(classes[name]).parameters["learning_rate"].default
+    expected = 0.1 if name == "sgd" else keras_default
+    path = write("name: short\n")
+    for overrides in ([], ["optimizer.learning_rate=null"]):
+        config = configs.load(path, [f"optimizer.name={name}", *overrides])
+        assert config.optimizer.learning_rate == expected
+        dumped = yaml.safe_load(configs.dump(config))
+        assert dumped["optimizer"]["learning_rate"] == expected
+    given = configs.load(path, [f"optimizer.name={name}", "optimizer.learning_rate=3e-4"])
+    assert given.optimizer.learning_rate == 3e-4
+
+
+def test_learning_rate_by_default():
+    assert configs.OptimizerConfig().learning_rate == 1e-3
 
 
 @pytest.mark.parametrize("name", sorted(configs.OPTIMIZER_SETTINGS))

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
-from cnn_l1 import config, export, sparsity, train
+from cnn_l1 import config, data, export, sparsity, train
 
 BLOCKS = [
     {"type": "conv", "filters": 4, "strides": 2},
@@ -198,6 +199,21 @@ def test_same_seed_gives_the_same_weights(config_file, tmp_path):
     one, two = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
     for first, second in zip(one, two, strict=True):
         np.testing.assert_array_equal(first, second)
+
+
+def test_preparing_data_changes_no_weights(config_file, tmp_path, monkeypatch):
+    def load(*arguments):
+        random.random()  # as TFDS does where it prepares a set
+        return read(*arguments)
+
+    read = data.load
+    kernels = []
+    for number, function in enumerate((read, load)):
+        monkeypatch.setattr(data, "load", function)
+        output = tmp_path / str(number)
+        assert train.main(arguments(config_file, output, *QUICK)) == 0
+        kernels.append(keras.models.load_model(output / "model.keras").get_weights()[0])
+    np.testing.assert_array_equal(*kernels)
 
 
 def test_only_the_proximal_method_makes_exact_zeros(config_file, tmp_path):
