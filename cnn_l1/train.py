@@ -250,7 +250,8 @@ def sparsify(model, this):
         ]
     if training.early_stopping_epochs:
         patience = training.early_stopping_epochs
-        steering.append(_early_stopping("val_loss", patience, False, training.ramp_epochs))
+        start = training.ramp_epochs if config.target is None else config.target.by_epochs
+        steering.append(_early_stopping("val_loss", patience, False, start))
     return fit(model, optimizer, this, training.epochs, steering)
 
 
