@@ -93,16 +93,26 @@ def export_saved_model(model, path):
         model.export(path, format="tf_saved_model", verbose=False)
 
 
-def export_tflite(model, path, calibration_images=None):
+KINDS = ("float32", "float16", "dynamic_int8", "int8", "int16x8")
+CALIBRATED = ("int8", "int16x8")
+
+
+def export_tflite(model, path, calibration_images=None, kind=None, io_type="int8", strip=True):
     """Write a TFLite file: batch 1, builtin operators only.
 
     Args:
         model: A built `keras.Model`.
         path: Where to write.
-        calibration_images: `None` (default) for float32. Otherwise float32
-            `(count, rows, cols, channels)` training images in the model's input
-            range, and the file is full-integer int8: weights per channel, int8
-            input and output.
+        calibration_images: Float32 training inputs, `(count, …)`, in the model's input
+            range; they set the ranges of `"int8"` and `"int16x8"`. Default `None`.
+        kind: `"float32"`; `"float16"`, weights halved and computed with as float32;
+            `"dynamic_int8"`, int8 weights, activations quantized as they come;
+            `"int8"`, full-integer, weights per channel; `"int16x8"`, int16 activations
+            and int8 weights. Default: `"int8"` with calibration images, else `"float32"`.
+        io_type: Type of the input and output of an `"int8"` file: `"int8"` (default) or
+            `"uint8"`, as a camera gives it.
+        strip: Whether to leave out names of tensors and signatures, which no runtime
+            needs; about 1 to 4 kB. Default `True`.
 
     Returns:
         The file's size in bytes.
@@ -111,25 +121,79 @@ def export_tflite(model, path, calibration_images=None):
         ExportError: If the converter gave a file that is not the model: other
             operators than builtin ones, weights left outside the file, or a zero
             that is none any more.
+        ValueError: If `kind` or `io_type` is unknown, or images are missing.
     """
-    import tensorflow as tf
-
+    kind = kind or ("float32" if calibration_images is None else "int8")
+    if kind not in KINDS:
+        raise ValueError(f"`kind` must be one of {', '.join(KINDS)}. Received: kind={kind!r}")
+    if io_type not in ("int8", "uint8"):
+        raise ValueError(f"`io_type` must be 'int8' or 'uint8'. Received: io_type={io_type!r}")
+    if kind in CALIBRATED and calibration_images is None:
+        raise ValueError(f"`calibration_images` must be given for kind={kind!r}. Received: None")
     fixed = plain_copy(model, batch_size=1)
-    with silenced():
-        converter = tf.lite.TFLiteConverter.from_keras_model(fixed)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        if calibration_images is not None:
-            samples = np.asarray(calibration_images, "float32")
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.inference_input_type = tf.int8
-            converter.inference_output_type = tf.int8
-            converter.representative_dataset = lambda: ([image[None]] for image in samples)
-        content = converter.convert()
+    content = _convert(fixed, kind, calibration_images, io_type)
+    if strip:
+        content = strip_names(content)
     tensors = read_tflite(content)
     check_tflite(tensors, fixed)
     pathlib.Path(path).write_bytes(content)
     return len(content)
+
+
+def _convert(model, kind, calibration_images, io_type):
+    import tensorflow as tf
+
+    with silenced():
+        converter = tf.lite.TFLiteConverter.from_keras_model(model)
+        operators = tf.lite.OpsSet.TFLITE_BUILTINS
+        if kind != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if kind == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if kind in CALIBRATED:
+            samples = np.asarray(calibration_images, "float32")
+            converter.representative_dataset = lambda: ([one[None]] for one in samples)
+        if kind == "int8":
+            operators = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+            converter.inference_input_type = getattr(tf, io_type)
+            converter.inference_output_type = getattr(tf, io_type)
+        if kind == "int16x8":
+            weights_int8 = "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"
+            operators = getattr(tf.lite.OpsSet, weights_int8)
+            converter.inference_input_type = tf.int16
+            converter.inference_output_type = tf.int16
+        converter.target_spec.supported_ops = [operators]
+        return converter.convert()
+
+
+def strip_names(content):
+    """A TFLite file without the names of its tensors, its signatures and its description.
+
+    No interpreter needs them: inputs and outputs are found by their order.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    flatbuffer_utils.strip_strings(model)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def export_onnx(model, path):
+    """Write an ONNX file by Keras' own exporter.
+
+    Raises:
+        ExportError: If the packages it needs are not installed, or it cannot.
+    """
+    try:
+        with silenced():
+            model.export(path, format="onnx", verbose=False)
+    except Exception as error:  # whatever tf2onnx raises
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(
+            f"{pathlib.Path(path).name}: expected Keras' exporter to write it; it needs "
+            f"pip install 'cnn_l1[onnx]'. Received: {type(error).__name__}: {reason}"
+        ) from None
 
 
 # What the weights of an operator look like: the input that holds them, and how
@@ -183,6 +247,7 @@ def read_tflite(content):
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
     operators, weights, seen = [], [], set()
     for graph in root.subgraphs:
+        halved = _dequantized(root, graph)
         for operator in graph.operators:
             code = root.operatorCodes[operator.opcodeIndex]
             name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
@@ -193,7 +258,7 @@ def read_tflite(content):
             if name not in WEIGHT_INPUT:
                 continue
             index = operator.inputs[WEIGHT_INPUT[name]]
-            tensor = graph.tensors[index]
+            tensor = graph.tensors[halved.get(index, index)]
             data = root.buffers[tensor.buffer].data
             if data is None or tensor.buffer in seen:
                 continue
@@ -208,6 +273,16 @@ def read_tflite(content):
             dtype = NUMPY_TYPES[tensor.type]
             weights.append(np.frombuffer(bytes(data), dtype).reshape(tensor.shape))
     return TFLiteFile(tuple(operators), tuple(weights))
+
+
+def _dequantized(root, graph):
+    """Tensors that are constants dequantized, as float16 weights are: `{it: constant}`."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    kind = schema.BuiltinOperator.DEQUANTIZE
+    codes = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in root.operatorCodes]
+    found = [o for o in graph.operators if codes[o.opcodeIndex] == kind]
+    return {int(o.outputs[0]): int(o.inputs[0]) for o in found}
 
 
 def check_tflite(tflite, model):

@@ -1,0 +1,110 @@
+"""What a TFLite file says of itself: its labels, its input's meaning, its training config.
+
+As TFLite Metadata: a flatbuffer in the file's metadata table, which Android Studio and
+LiteRT's support libraries read, and the files it names in a zip archive behind the model
+(tensorflow/tflite-support, metadata_schema.fbs, schema version 1.0.0).
+"""
+
+import io
+import zipfile
+
+import flatbuffers
+
+NAME = "TFLITE_METADATA"
+IDENTIFIER = b"M001"
+LABELS, CONFIG = "labels.txt", "config.yaml"
+DESCRIPTIONS, TENSOR_AXIS_LABELS = 1, 2  # AssociatedFileType
+PARSER_VERSION = "1.0.0"
+
+
+def add_metadata(content, name, input_meaning, output_meaning, class_names=None, config=""):
+    """A TFLite file with metadata and the files they name.
+
+    Args:
+        content: The bytes of a `.tflite` file.
+        name: Name of the model.
+        input_meaning: What to put into the input, in words.
+        output_meaning: What the output is.
+        class_names: Labels in the order of the outputs, or `None`.
+        config: The training config, as YAML.
+
+    Returns:
+        New bytes: the same model, its metadata table one entry longer, and a zip archive
+        behind it with `labels.txt` and `config.yaml`.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    buffer = schema.BufferT()
+    buffer.data = _model_metadata(name, input_meaning, output_meaning, class_names, config)
+    model.buffers.append(buffer)
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = NAME, len(model.buffers) - 1
+    model.metadata = [*(model.metadata or []), entry]
+    packed = io.BytesIO(pack(model))
+    files = {}
+    if class_names is not None:
+        files[LABELS] = "".join(f"{label}\n" for label in class_names)
+    if config:
+        files[CONFIG] = config
+    if not files:
+        return packed.getvalue()
+    with zipfile.ZipFile(packed, "a", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for file, text in files.items():
+            # A fixed date: equal models give equal files.
+            info = zipfile.ZipInfo(file)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, text)
+    return packed.getvalue()
+
+
+def read_files(content):
+    """`{name: text}` of the files behind a TFLite file; empty if there are none."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return {name: archive.read(name).decode() for name in archive.namelist()}
+    except zipfile.BadZipFile:
+        return {}
+
+
+def pack(model):
+    """The bytes of a `ModelT`."""
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _model_metadata(name, input_meaning, output_meaning, class_names, config):
+    """A `ModelMetadata` flatbuffer; the numbers are the schema's fields, in its order."""
+    builder = flatbuffers.Builder(512)
+
+    def table(fields, size):
+        builder.StartObject(size)
+        for slot, value in fields.items():
+            if isinstance(value, tuple):  # a byte-sized enum
+                builder.PrependInt8Slot(slot, value[0], 0)
+            else:
+                builder.PrependUOffsetTRelativeSlot(slot, value, 0)
+        return builder.EndObject()
+
+    def vector(tables):
+        builder.StartVector(4, len(tables), 4)
+        for one in reversed(tables):
+            builder.PrependUOffsetTRelative(one)
+        return builder.EndVector()
+
+    def file(file_name, kind):
+        return table({0: builder.CreateString(file_name), 2: (kind,)}, 4)
+
+    source = table({0: builder.CreateString("input"), 1: builder.CreateString(input_meaning)}, 7)
+    target_fields = {0: builder.CreateString("output"), 1: builder.CreateString(output_meaning)}
+    if class_names is not None:
+        target_fields[6] = vector([file(LABELS, TENSOR_AXIS_LABELS)])
+    target = table(target_fields, 7)
+    graph = table({2: vector([source]), 3: vector([target])}, 7)
+    fields = {0: builder.CreateString(name), 3: vector([graph])}
+    if config:
+        fields[6] = vector([file(CONFIG, DESCRIPTIONS)])
+    fields[7] = builder.CreateString(PARSER_VERSION)
+    builder.Finish(table(fields, 8), IDENTIFIER)
+    return list(builder.Output())
