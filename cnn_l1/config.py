@@ -449,17 +449,29 @@ class ShrinkConfig(Section):
 
 
 class ExportConfig(Section):
-    """Which files are written; `keras` always is."""
+    """Which files are written; `model.keras` always is."""
 
-    formats: tuple[Literal["saved_model", "float32", "int8"], ...] = (
-        "saved_model",
-        "float32",
-        "int8",
-    )
+    formats: tuple[
+        Literal[
+            "saved_model", "float32", "float16", "dynamic_int8", "int8", "int16x8", "onnx", "c"
+        ],
+        ...,
+    ] = ("saved_model", "float32", "int8")
+    """TFLite files by their numbers; `c` is a C array of the int8 file, else of the float32."""
+    io_type: Literal["int8", "uint8"] = "int8"
+    """Input and output of the int8 file."""
+    metadata: bool = True
+    """Whether TFLite files say what they are: labels, the input's meaning, the config."""
     fold_batch_norm: bool = False
     """Fold batch-norms into convolutions in every file; TFLite files have it anyway."""
     calibration_images: POSITIVE = 500
-    """Training images that set the int8 ranges."""
+    """Training examples that set the int8 and int16 ranges."""
+
+    @pydantic.model_validator(mode="after")
+    def _c_is_of_a_file(self):
+        if "c" in self.formats and not {"int8", "float32"} & set(self.formats):
+            raise ValueError("format c needs int8 or float32 beside it")
+        return self
 
 
 class MeasureConfig(Section):

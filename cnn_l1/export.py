@@ -1,6 +1,5 @@
 """Exported files: plain `.keras`, SavedModel, TFLite float32 and int8."""
 
-import dataclasses
 import pathlib
 
 import keras
@@ -10,10 +9,7 @@ from cnn_l1 import sparsity
 from cnn_l1.graph import settle
 from cnn_l1.penalties import PACKAGE
 from cnn_l1.silence import silenced
-
-
-class ExportError(RuntimeError):
-    """A conversion went wrong: the file would not be what it should."""
+from cnn_l1.tflite_file import ExportError, TFLiteFile, read_tflite  # noqa: F401
 
 
 def plain_copy(model, drop_layers=(), batch_size=None):
@@ -194,95 +190,6 @@ def export_onnx(model, path):
             f"{pathlib.Path(path).name}: expected Keras' exporter to write it; it needs "
             f"pip install 'cnn_l1[onnx]'. Received: {type(error).__name__}: {reason}"
         ) from None
-
-
-# What the weights of an operator look like: the input that holds them, and how
-# the Keras kernel's axes lie in the file.
-WEIGHT_INPUT = {
-    "CONV_2D": 1,
-    "DEPTHWISE_CONV_2D": 1,
-    "FULLY_CONNECTED": 1,
-    "TRANSPOSE_CONV": 1,
-    "CONV_3D": 1,
-    "BATCH_MATMUL": 1,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class TFLiteFile:
-    """What is in a TFLite file.
-
-    Attributes:
-        operators: Names of the operators, in order; `"FLEX"` for a TensorFlow
-            operator and `"CUSTOM"` for any other custom one.
-        weights: The constant weights of convolutions and dense layers, in order,
-            as arrays of the stored dtype, each once.
-    """
-
-    operators: tuple[str, ...]
-    weights: tuple[np.ndarray, ...]
-
-    @property
-    def zeros(self):
-        """How many weights decode to exactly 0 (their zero point is 0)."""
-        return sum(int(np.count_nonzero(tensor == 0)) for tensor in self.weights)
-
-    @property
-    def weight_count(self):
-        return sum(tensor.size for tensor in self.weights)
-
-
-NUMPY_TYPES = {0: "float32", 1: "float16", 2: "int32", 9: "int8", 3: "uint8", 7: "int16"}
-
-
-def read_tflite(content):
-    """Read operators and weights out of a TFLite file's bytes.
-
-    Raises:
-        ExportError: If a weight tensor has a zero point other than 0.
-    """
-    from ai_edge_litert import schema_py_generated as schema
-
-    root = schema.ModelT.InitFromPackedBuf(content, 0)
-    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
-    operators, weights, seen = [], [], set()
-    for graph in root.subgraphs:
-        halved = _dequantized(root, graph)
-        for operator in graph.operators:
-            code = root.operatorCodes[operator.opcodeIndex]
-            name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
-            if name == "CUSTOM":
-                custom = (code.customCode or b"").decode()
-                name = "FLEX" if custom.startswith("Flex") else "CUSTOM"
-            operators.append(name)
-            if name not in WEIGHT_INPUT:
-                continue
-            index = operator.inputs[WEIGHT_INPUT[name]]
-            tensor = graph.tensors[halved.get(index, index)]
-            data = root.buffers[tensor.buffer].data
-            if data is None or tensor.buffer in seen:
-                continue
-            seen.add(tensor.buffer)
-            quantization = tensor.quantization
-            zero_points = None if quantization is None else quantization.zeroPoint
-            if zero_points is not None and np.any(np.asarray(zero_points)):
-                raise ExportError(
-                    f"Weights of {name} expected with zero point 0. "
-                    f"Received: {list(zero_points)[:4]}"
-                )
-            dtype = NUMPY_TYPES[tensor.type]
-            weights.append(np.frombuffer(bytes(data), dtype).reshape(tensor.shape))
-    return TFLiteFile(tuple(operators), tuple(weights))
-
-
-def _dequantized(root, graph):
-    """Tensors that are constants dequantized, as float16 weights are: `{it: constant}`."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    kind = schema.BuiltinOperator.DEQUANTIZE
-    codes = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in root.operatorCodes]
-    found = [o for o in graph.operators if codes[o.opcodeIndex] == kind]
-    return {int(o.outputs[0]): int(o.inputs[0]) for o in found}
 
 
 def check_tflite(tflite, model):

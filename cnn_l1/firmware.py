@@ -8,6 +8,8 @@ import dataclasses
 import pathlib
 import re
 
+from cnn_l1.metadata import remove_metadata
+
 BYTES_A_LINE = 12
 # Methods whose names do not follow from the operator's, as CONV_2D -> AddConv2D does.
 RESOLVER_NAMES = {"BATCH_MATMUL": "AddBatchMatMul"}
@@ -24,7 +26,7 @@ class TensorFacts:
 
 
 def write_c_source(tflite, header, name="model"):
-    """Write `NAME.h` and `NAME.cc` for a TFLite file.
+    """Write a header and a source for a TFLite file, without its metadata.
 
     The array is `alignas(16)`, as TFLite Micro needs it, and constant, so that it stays
     in flash. Constants give its length and the quantization of input and output.
@@ -40,7 +42,7 @@ def write_c_source(tflite, header, name="model"):
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
         raise ValueError(f"`name` must be a C identifier. Received: name={name!r}")
     tflite, header = pathlib.Path(tflite), pathlib.Path(header)
-    content = tflite.read_bytes()
+    content = remove_metadata(tflite.read_bytes())
     source, target, operators = read_facts(content)
     guard = f"{name.upper()}_H_"
     lines = [
@@ -105,7 +107,7 @@ def read_facts(content):
     """Input and output `TensorFacts` of a TFLite file, and its operators, each once."""
     from ai_edge_litert import schema_py_generated as schema
 
-    from cnn_l1.export import NUMPY_TYPES, read_tflite
+    from cnn_l1.tflite_file import NUMPY_TYPES, read_tflite
 
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     graph = model.subgraphs[0]

@@ -1,6 +1,7 @@
 """What an exported file does, in LiteRT's own interpreter: accuracy and latency."""
 
 import dataclasses
+import lzma
 import math
 import pathlib
 import time
@@ -8,8 +9,8 @@ import zlib
 
 import numpy as np
 
-from cnn_l1.export import ExportError, read_tflite
 from cnn_l1.silence import silenced
+from cnn_l1.tflite_file import ExportError, read_tflite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Measurement:
         max_difference: Largest difference of an output from Keras', in its unit.
         bytes: Size of the file, or of all files in the folder.
         deflated_bytes: Size after zlib level 9, as a zipped package ships it.
+        xz_bytes: Size after xz level 9, as a firmware update ships it.
         weights: Weights of convolutions and dense layers in the file.
         zeros: How many of them are exactly zero.
         mean_squared_error: Of values; the mean over examples and outputs.
@@ -53,6 +55,7 @@ class Measurement:
     mean_squared_error_standard_error: float | None = None
     r2: float | None = None
     ram_bytes: int | None = None
+    xz_bytes: int | None = None
 
 
 class TFLiteRunner:
@@ -130,6 +133,28 @@ def measure_tflite(path, batches, reference, decide=largest):
     )
 
 
+def measure_file(path, batches, reference, decide=largest):
+    """Measure a file in the runtime of its kind: see `measure_tflite`.
+
+    Args:
+        path: A `.tflite`, `.keras` or `.onnx` file, or the folder of a SavedModel.
+    """
+    path = pathlib.Path(path)
+    by_suffix = {".tflite": measure_tflite, ".keras": measure_keras, ".onnx": measure_onnx}
+    return by_suffix.get(path.suffix, measure_saved_model)(path, batches, reference, decide)
+
+
+def measure_onnx(path, batches, reference, decide=largest):
+    """Measure an ONNX file in ONNX Runtime, one thread: see `measure_tflite`."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return _measure(path, lambda b: session.run(None, {name: b})[0], batches, reference, decide)
+
+
 def measure_keras(path, batches, reference, decide=largest):
     """Measure a `.keras` file, loaded anew: see `measure_tflite`."""
     import keras
@@ -164,8 +189,9 @@ def _measure(path, predict, batches, reference, decide):
         examples=len(target),
         agreement=agreement,
         max_difference=float(np.max(np.abs(output - reference))),
-        bytes=sum(len(content) for content in _contents(path)),
-        deflated_bytes=sum(len(zlib.compress(content, 9)) for content in _contents(path)),
+        bytes=sum(len(content) for content in contents(path)),
+        deflated_bytes=sum(len(zlib.compress(content, 9)) for content in contents(path)),
+        xz_bytes=sum(len(lzma.compress(content, preset=9)) for content in contents(path)),
         mean_squared_error=figures.get("mean_squared_error"),
         mean_squared_error_standard_error=figures.get("mean_squared_error_standard_error"),
         r2=figures.get("r2"),
@@ -204,7 +230,8 @@ def score(outputs, targets, decide):
     }
 
 
-def _contents(path):
+def contents(path):
+    """The bytes of a file, or of each file in a folder."""
     path = pathlib.Path(path)
     files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
     return (file.read_bytes() for file in files)

@@ -58,6 +58,23 @@ def add_metadata(content, name, input_meaning, output_meaning, class_names=None,
     return packed.getvalue()
 
 
+def remove_metadata(content):
+    """A TFLite file without what `add_metadata` added, for where every byte counts."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    entries = model.metadata or []
+    added = [entry for entry in entries if entry.name in (NAME, NAME.encode())]
+    if not added:
+        return content
+    last = len(model.buffers) - 1
+    if [entry.buffer for entry in added] != [last]:
+        raise ValueError(f"Expected the metadata in the last buffer, {last}. Received: another")
+    model.buffers.pop()
+    model.metadata = [entry for entry in entries if entry not in added] or None
+    return pack(model)
+
+
 def read_files(content):
     """`{name: text}` of the files behind a TFLite file; empty if there are none."""
     try:

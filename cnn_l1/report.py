@@ -143,6 +143,22 @@ def print_sweep(rows, console=None):
     (console or _console()).print(table)
 
 
+def print_rows(title, rows, console=None):
+    """Print dataclass rows as a table, one column a field."""
+    table = Table(title=title, title_justify="left")
+    for number, field in enumerate(dataclasses.fields(rows[0])):
+        table.add_column(field.name, justify="right" if number else "left", overflow="fold")
+
+    def shown(value):
+        if isinstance(value, float):
+            return f"{value:.4g}"
+        return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
+
+    for row in rows:
+        table.add_row(*(shown(value) for value in dataclasses.asdict(row).values()))
+    (console or _console()).print(table)
+
+
 def write_rows(path, rows):
     """Write dataclass rows as CSV, one column a field."""
     dicts = [dataclasses.asdict(row) for row in rows]

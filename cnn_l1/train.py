@@ -16,6 +16,7 @@ import warnings
 from typing import Any
 
 from cnn_l1 import config as configs
+from cnn_l1 import manifest
 from cnn_l1.config import ConfigError
 from cnn_l1.interrupt import fit_stoppably, stoppable
 from cnn_l1.runs import check_output, run_folder
@@ -136,7 +137,7 @@ def run(config, output, overwrite=False, watchers=()):
             networks["shrunk/"] = shrunk
         if config.baseline:
             networks["dense/"] = train_dense_twin(this, statistics)
-        files: dict[str, tuple] = {}
+        files: dict[str, pathlib.Path] = {}
         for prefix, network in networks.items():
             files |= export_files(network, folder, config, dataset, prefix)
 
@@ -169,6 +170,7 @@ def run(config, output, overwrite=False, watchers=()):
             "latency": f"CPU time of one input, one thread, files in turn, {platform.machine()}",
         }
         report.write_json(folder / "report.json", summary)
+        manifest.write_manifest(folder)
     print(f"Wrote {output} in {summary['seconds']:.0f} s")
     return summary
 
@@ -497,25 +499,51 @@ def _early_stopping(monitor, patience, larger_is_better, start=0):
 
 
 def export_files(model, folder, config, dataset, prefix=""):
-    """Write the configured formats; returns `{name: (kind, path)}`."""
-    from cnn_l1 import export, fold
+    """Write the configured formats; returns `{name: path}` of those that are measured."""
+    from cnn_l1 import export, firmware, fold
 
-    folder = folder / prefix
+    folder, settings = folder / prefix, config.export
     folder.mkdir(exist_ok=True)
-    if config.export.fold_batch_norm:
+    if settings.fold_batch_norm:
         model = fold.fold_batch_norm(model)
-    files = {f"{prefix}model.keras": ("keras", folder / "model.keras")}
+    files = {f"{prefix}model.keras": folder / "model.keras"}
     export.export_keras(model, folder / "model.keras")
-    for kind in config.export.formats:
-        name = "saved_model" if kind == "saved_model" else f"model_{kind}.tflite"
-        path = folder / name
+    samples = dataset.train.sample(settings.calibration_images)
+    for kind in settings.formats:
+        if kind == "c":
+            continue
+        name = {"saved_model": "saved_model", "onnx": "model.onnx"}.get(
+            kind, f"model_{kind}.tflite"
+        )
+        path = files[prefix + name] = folder / name
         if kind == "saved_model":
             export.export_saved_model(model, path)
+        elif kind == "onnx":
+            export.export_onnx(model, path)
         else:
-            samples = dataset.train.sample(config.export.calibration_images)
-            export.export_tflite(model, path, samples if kind == "int8" else None)
-        files[prefix + name] = (kind, path)
+            images = samples if kind in export.CALIBRATED else None
+            export.export_tflite(model, path, images, kind, settings.io_type)
+            if settings.metadata:
+                describe_file(path, config, dataset.about)
+    if "c" in settings.formats:
+        source = "int8" if "int8" in settings.formats else "float32"
+        path = folder / f"model_{source}.tflite"
+        firmware.write_c_source(path, path.with_suffix(".h"))
     return files
+
+
+def describe_file(path, config, about):
+    """Put labels, the input's meaning and the config into a TFLite file."""
+    from cnn_l1 import metadata
+
+    meaning = "features in their own units: " + ", ".join(about.feature_names or ())
+    if len(about.input_shape) == 3:
+        meaning = "pixels from 0 to 255; scaling is in the model"
+    output = "values" if about.class_names is None else "logits, one a class"
+    content = metadata.add_metadata(
+        path.read_bytes(), config.name, meaning, output, about.class_names, configs.dump(config)
+    )
+    path.write_bytes(content)
 
 
 def predict(model, split):
@@ -564,12 +592,11 @@ def measure_again(source, output, split):
     examples = dataset.load_test() if split == "test" else dataset.validation
     with run_folder(output) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
-        kinds = {"model.keras": "keras", "saved_model": "saved_model"}
-        files = {n: (kinds.get(n.split("/")[-1], "tflite"), folder / n) for n in summary["files"]}
+        files = {name: folder / name for name in summary["files"]}
         networks = {
             name.removesuffix("model.keras"): keras.models.load_model(path)
-            for name, (kind, path) in files.items()
-            if kind == "keras"
+            for name, path in files.items()
+            if path.suffix == ".keras"
         }
         measured = measure_files(folder, files, examples, networks, task, measuring)
         report.print_files(measured, split=split)
@@ -578,6 +605,7 @@ def measure_again(source, output, split):
         report.write_json(folder / "report.json", summary)
         copied = config.model_copy(update={"measure": measuring})
         (folder / "config.yaml").write_text(configs.dump(copied), encoding="utf-8")
+        manifest.write_manifest(folder)
     return summary
 
 
@@ -585,24 +613,23 @@ def measure_files(folder, files, examples, networks, task, config):
     """Measure every exported file; returns `{name: Measurement}`."""
     from cnn_l1 import macs, measure
 
-    measures = {"keras": measure.measure_keras, "saved_model": measure.measure_saved_model}
     outputs = {prefix: predict(network, examples) for prefix, network in networks.items()}
     costs = {prefix: sum(macs.count_macs(n).values()) for prefix, n in networks.items()}
     measured = {}
-    for name, (kind, path) in files.items():
+    for name, path in files.items():
         prefix = next(p for p in sorted(networks, reverse=True) if name.startswith(p))
-        function = measures.get(kind, measure.measure_tflite)
-        figures = function(path, examples.evaluation_batches(), outputs[prefix], task.decide)
+        batches = examples.evaluation_batches()
+        figures = measure.measure_file(path, batches, outputs[prefix], task.decide)
         measured[name] = dataclasses.replace(figures, macs=costs[prefix])
-    timed = [name for name, (kind, _) in files.items() if kind not in measures]
+    timed = [name for name in files if name.endswith(".tflite")]
     inputs = [examples.sample(1)[0]] * len(timed)
-    latencies = measure.time_files([files[n][1] for n in timed], inputs, config.latency_runs)
+    latencies = measure.time_files([files[n] for n in timed], inputs, config.latency_runs)
     for name, (median, p90) in zip(timed, latencies, strict=True):
         measured[name] = dataclasses.replace(
             measured[name],
             latency_median_ms=median,
             latency_p90_ms=p90,
-            ram_bytes=micro_ram(files[name][1]) if config.ram else None,
+            ram_bytes=micro_ram(files[name]) if config.ram else None,
         )
     return measured
 

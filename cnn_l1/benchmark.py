@@ -1,0 +1,178 @@
+"""Compare TFLite files side by side, on this machine.
+
+    python -m cnn_l1.benchmark model_float32.tflite model_int8.tflite
+
+The files run in turn, so that whatever else the machine does meets them alike.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+from cnn_l1.config import ConfigError
+
+NOISY_TAIL = 1.5  # p90 over median of CPU time
+NOISY_WALL = 1.3  # wall time over CPU time: something else had the core
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What one file costs.
+
+    Attributes:
+        file: Its path.
+        median_ms, p90_ms: Of one example; CPU time for one thread, else wall time.
+        ratio: Median over the first file's.
+        bytes: Size of the file.
+        memory_bytes: What the process grew by, at its peak, from before the file was
+            loaded until it had run: the file, its weights as the kernels want them,
+            and the arena.
+        macs: Multiply-adds of one example.
+    """
+
+    file: str
+    median_ms: float
+    p90_ms: float
+    ratio: float
+    bytes: int
+    memory_bytes: int | None
+    macs: int
+
+
+def main(arguments=None):
+    """Run the command line; returns the exit code. 2: a flag or file that cannot be used."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cnn_l1.benchmark",
+        description="Compare TFLite files side by side: latency, memory, size.",
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a .tflite file")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each (default: 1)")
+    parser.add_argument("--runs", type=int, default=200, help="timed runs a file (default: 200)")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures there")
+    flags = parser.parse_args(arguments)
+    try:
+        for name in ("threads", "runs"):
+            if getattr(flags, name) < 1:
+                raise ConfigError(f"--{name}: expected 1 or more. Received: {getattr(flags, name)}")
+        figures, warnings = compare(flags.files, flags.threads, flags.runs)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    from cnn_l1 import report
+
+    kind = "CPU" if flags.threads == 1 else "wall"
+    report.print_rows(
+        f"One example, {flags.threads} thread{'s' * (flags.threads > 1)}, {kind} time", figures
+    )
+    for line in warnings:
+        print(f"warning: {line}")
+    if flags.json:
+        rows = [dataclasses.asdict(row) for row in figures]
+        report.write_json(pathlib.Path(flags.json), {"files": rows, "warnings": warnings})
+    return 0
+
+
+def compare(paths, threads=1, runs=200):
+    """Run files in turn and measure each.
+
+    Args:
+        paths: `.tflite` files, of any origin.
+        threads: Threads of each interpreter.
+        runs: Timed runs a file, after a tenth as many to warm up.
+
+    Returns:
+        `(figures, warnings)`: a `Figures` for each file, and lines that say where the
+        machine was too noisy for them.
+
+    Raises:
+        ConfigError: If a file cannot be read or run.
+    """
+    import numpy as np
+
+    from cnn_l1.measure import TFLiteRunner
+    from cnn_l1.tflite_file import ExportError, count_tflite_macs
+
+    runners, contents = [], []
+    for path in paths:
+        try:
+            contents.append(pathlib.Path(path).read_bytes())
+            runner = TFLiteRunner(path, threads)
+            fill_inputs(runner.interpreter)
+            runner.interpreter.invoke()
+        except (OSError, RuntimeError, ValueError, ExportError) as error:
+            reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+            raise ConfigError(
+                f"FILE: expected a .tflite file that runs. Received: {path} ({reason})"
+            ) from None
+        runners.append(runner)
+    cpu, wall = np.empty((2, runs, len(runners)))
+    for run in range(-max(1, runs // 10), runs):
+        for column, runner in enumerate(runners):
+            started, used = time.perf_counter_ns(), time.thread_time_ns()
+            runner.interpreter.invoke()
+            used, started = time.thread_time_ns() - used, time.perf_counter_ns() - started
+            if run >= 0:
+                cpu[run, column], wall[run, column] = used / 1e6, started / 1e6
+    times = cpu if threads == 1 else wall
+    medians, tails = np.median(times, axis=0), np.percentile(times, 90, axis=0)
+    figures = [
+        Figures(
+            file=str(path),
+            median_ms=float(medians[i]),
+            p90_ms=float(tails[i]),
+            ratio=float(medians[i] / medians[0]),
+            bytes=len(contents[i]),
+            memory_bytes=peak_memory(path, threads),
+            macs=count_tflite_macs(contents[i]),
+        )
+        for i, path in enumerate(paths)
+    ]
+    warnings = []
+    for i, path in enumerate(paths):
+        if tails[i] > NOISY_TAIL * medians[i]:
+            warnings.append(
+                f"{path}: a tenth of its runs took {tails[i] / medians[i]:.1f} times the median "
+                "or more; close other programs and run again"
+            )
+    if threads == 1 and np.median(wall) > NOISY_WALL * np.median(cpu):
+        warnings.append(
+            f"the core was shared: wall time is {np.median(wall) / np.median(cpu):.1f} times CPU "
+            "time; ratios hold, wall times of a quiet machine are shorter"
+        )
+    return figures, warnings
+
+
+def fill_inputs(interpreter):
+    """Inputs that are not all equal, for some kernels are faster on zeros."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    for detail in interpreter.get_input_details():
+        dtype, shape = np.dtype(detail["dtype"]), detail["shape"]
+        if np.issubdtype(dtype, np.integer):
+            limits = np.iinfo(dtype)
+            low, high = max(limits.min, -(2**15)), min(limits.max, 2**15 - 1)
+            values = random.integers(low, high, shape, endpoint=True)
+        elif dtype == np.bool_:
+            values = random.integers(0, 2, shape)
+        else:
+            values = random.uniform(0, 1, shape)
+        interpreter.set_tensor(detail["index"], np.asarray(values).astype(dtype))
+
+
+def peak_memory(path, threads=1):
+    """Bytes a process grows by when it loads a file and runs it once; `None` if unknown."""
+    command = [sys.executable, "-m", "cnn_l1.benchmark_memory", str(path), str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        return json.loads(done.stdout.strip().splitlines()[-1])["bytes"]
+    except (IndexError, ValueError, KeyError):
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""One process, one file: how much memory loading and running it takes.
+
+    python -m cnn_l1.benchmark_memory FILE.tflite THREADS
+
+By the kernel's own account of the process (Linux), in pages of 4 KiB. The file is run
+once before, so that the runtime's own code is there, and freed memory is given back, or a
+small file would fit into that and cost nothing.
+"""
+
+import contextlib
+import ctypes
+import gc
+import json
+import pathlib
+import re
+import sys
+
+from cnn_l1.benchmark import fill_inputs
+from cnn_l1.silence import silenced
+
+STATUS = pathlib.Path("/proc/self/status")
+
+
+def main(path, threads):
+    """Print `{"bytes": growth}`; `null` where the system does not say."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    def run():
+        interpreter = Interpreter(model_path=path, num_threads=threads)
+        interpreter.allocate_tensors()
+        fill_inputs(interpreter)
+        interpreter.invoke()
+
+    with silenced():
+        run()
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+        before = reset_peak()
+        run()
+        after = read_status("VmHWM")
+    known = before is not None and after is not None
+    print(json.dumps({"bytes": max(0, after - before) if known else None}))
+
+
+def reset_peak():
+    """Start the peak anew at the present; returns the present, in bytes, or `None`."""
+    try:
+        pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return None
+    return read_status("VmRSS")
+
+
+def read_status(key):
+    """A figure of /proc/self/status in bytes, or `None`."""
+    try:
+        found = re.search(rf"^{key}:\s+(\d+) kB", STATUS.read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        return None
+    return None if found is None else 1024 * int(found[1])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,271 @@
+"""Check a run from its files alone.
+
+    python -m cnn_l1.verify saved_models/digits
+
+Every file is what the manifest says, loads in its runtime, gives finite outputs, and is
+as accurate, as equal to its Keras model and as sparse as `report.json` says. Exit code 0
+if so; 1, with a line for each mismatch; 2 if the folder is no run.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import sys
+
+from cnn_l1 import config as configs
+from cnn_l1 import manifest
+from cnn_l1.config import ConfigError
+from cnn_l1.silence import import_tensorflow
+
+# A score may move by this much, for another CPU sums in another order: of a class, one
+# example in 500, at least one; of values, one part in a thousand.
+EXAMPLES = 0.002
+VALUES = 1e-3
+# A largest difference from Keras may, for the same reason, by half of it and this.
+DIFFERENCE = 1e-4
+
+
+def main(arguments=None):
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cnn_l1.verify", description="Check a run from its files alone."
+    )
+    parser.add_argument("folder", metavar="RUN_DIR", help="folder of a run")
+    parser.add_argument(
+        "--no-data",
+        action="store_true",
+        help="where the data set is not at hand: leave accuracy and parity unchecked",
+    )
+    flags = parser.parse_args(arguments)
+    folder = pathlib.Path(flags.folder)
+    if not (folder / manifest.NAME).is_file():
+        print(
+            f"error: RUN_DIR: expected the folder of a run, with a {manifest.NAME}. "
+            f"Received: {folder}",
+            file=sys.stderr,
+        )
+        return 2
+    import_tensorflow()
+    mismatches = verify(folder, with_data=not flags.no_data)
+    for line in mismatches:
+        print(line)
+    if mismatches:
+        print(f"{folder}: {len(mismatches)} mismatches")
+        return 1
+    print(f"{folder}: every file is as reported" + (" (scores unchecked)" * flags.no_data))
+    return 0
+
+
+def verify(folder, with_data=True):
+    """Check a run's folder.
+
+    Args:
+        folder: A `pathlib.Path`.
+        with_data: Whether to load the data set and measure every file again.
+
+    Returns:
+        A list of lines, one a mismatch; empty if all is well.
+    """
+    found = check_manifest(folder)
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        config = configs.load(folder / "config.yaml")
+        files = report["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [*found, f"report.json, config.yaml: expected to be read. Received: {_short(error)}"]
+    examples = None
+    if with_data:
+        try:
+            examples = load_examples(config, report)
+        except ConfigError as error:
+            found.append(f"data: {error} (or give --no-data)")
+    networks, broken = load_networks(folder, files)
+    found += broken
+    if "" in networks:
+        found += check_counts(networks[""], report)
+    found += check_shrunk(networks, config)
+    for name, figures in files.items():
+        path = folder / name
+        if not path.exists():
+            found.append(f"{name}: expected a file. Received: nothing there")
+            continue
+        found += check_file(name, path, figures, networks, config, examples)
+    for source in sorted(folder.rglob("*.cc")):
+        found += check_source(folder, source)
+    return found
+
+
+def check_manifest(folder):
+    """Files that are missing, altered or not listed."""
+    try:
+        text = (folder / manifest.NAME).read_text(encoding="utf-8")
+        expected = json.loads(text)["files"]
+        pairs = {name: (entry["bytes"], entry["sha256"]) for name, entry in expected.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return [f"{manifest.NAME}: expected to be read. Received: {_short(error)}"]
+    found, there = [], manifest.listed(folder)
+    for name, (size, digest) in pairs.items():
+        if name not in there:
+            found.append(f"{name}: expected a file. Received: nothing there")
+        elif there[name].stat().st_size != size:
+            found.append(f"{name}: expected {size} bytes. Received: {there[name].stat().st_size}")
+        elif manifest.sha256(there[name]) != digest:
+            found.append(f"{name}: expected SHA-256 {digest[:16]}…. Received: another")
+    for name in there:
+        if name not in pairs:
+            found.append(f"{name}: expected only files that the manifest lists. Received: this")
+    return found
+
+
+def load_examples(config, report):
+    """The split that the report's figures are of."""
+    from cnn_l1 import data
+
+    dataset = data.load(config.data, config.seed)
+    if report["data"]["measured_split"] == "test":
+        return dataset.load_test()
+    return dataset.validation
+
+
+def load_networks(folder, files):
+    """`{prefix: Keras model}` of the `.keras` files, and lines for those that do not load."""
+    import keras
+
+    networks, found = {}, []
+    for name in files:
+        if not name.endswith("model.keras") or not (folder / name).is_file():
+            continue
+        try:
+            networks[name.removesuffix("model.keras")] = keras.models.load_model(folder / name)
+        except Exception as error:
+            found.append(f"{name}: expected to load in Keras. Received: {_short(error)}")
+    return networks, found
+
+
+def check_counts(model, report):
+    """Zeros of the Keras model against the report's counts."""
+    from cnn_l1 import report as reports
+    from cnn_l1 import sparsity
+
+    counted = json.loads(json.dumps(reports.counts_as_dict(sparsity.count(model))))
+    found = []
+    for key in ("weights", "zeros", "parameters", "nonzero_parameters"):
+        told = report.get("counts", {}).get(key)
+        if told != counted[key]:
+            found.append(f"model.keras: expected {key} {told}. Received: {counted[key]}")
+    return found
+
+
+def check_shrunk(networks, config):
+    """The shrunk network against the one it was made from, on random inputs."""
+    import numpy as np
+
+    from cnn_l1 import shrink
+
+    if not {"", "shrunk/"} <= networks.keys() or config.shrink.fine_tuning_epochs:
+        return []
+    shape = networks[""].input_shape[1:]
+    samples = np.random.default_rng(0).uniform(0, 255, (64, *shape)).astype("float32")
+    try:
+        shrink.check_same_output(networks[""], networks["shrunk/"], samples)
+    except (ValueError, RuntimeError) as error:
+        return [f"shrunk/model.keras: {_short(error)}"]
+    return []
+
+
+def check_file(name, path, figures, networks, config, examples):
+    """One exported file against its figures."""
+    from cnn_l1 import export, measure
+
+    found = []
+    size = sum(len(content) for content in measure.contents(path))
+    if size != figures["bytes"]:
+        found.append(f"{name}: expected {figures['bytes']} bytes. Received: {size}")
+    prefix = next(p for p in ("shrunk/", "dense/", "") if name.startswith(p))
+    model = networks.get(prefix)
+    if name.endswith(".tflite"):
+        try:
+            tflite = export.read_tflite(path.read_bytes())
+            if model is not None:
+                export.check_tflite(tflite, export.plain_copy(model))
+        except Exception as error:  # whatever broken bytes make a reader raise
+            return [
+                *found,
+                f"{name}: expected the network's TFLite file. Received: {_short(error)}",
+            ]
+        for key, value in (("weights", tflite.weight_count), ("zeros", tflite.zeros)):
+            if value != figures[key]:
+                found.append(f"{name}: expected {key} {figures[key]}. Received: {value}")
+        if not tflite.is_finite:
+            found.append(f"{name}: expected finite weights. Received: NaN or infinity")
+    if examples is None or model is None:
+        return found + check_loads(name, path)
+    return found + check_scores(name, path, figures, model, config, examples)
+
+
+def check_source(folder, source):
+    """The array of a C source against the TFLite file it was made of."""
+    from cnn_l1 import firmware, metadata
+
+    made_of = source.with_suffix(".tflite")
+    name = source.relative_to(folder).as_posix()
+    try:
+        expected = metadata.remove_metadata(made_of.read_bytes())
+    except Exception as error:
+        return [f"{name}: expected {made_of.name} beside it. Received: {_short(error)}"]
+    if firmware.read_c_source(source) != expected:
+        return [f"{name}: expected the bytes of {made_of.name}. Received: others"]
+    return []
+
+
+def check_loads(name, path):
+    """Whether a file loads in its runtime."""
+    from cnn_l1 import measure
+
+    try:
+        if name.endswith(".tflite"):
+            measure.TFLiteRunner(path)
+        elif path.is_dir():
+            import tensorflow as tf
+
+            tf.saved_model.load(str(path))
+    except Exception as error:
+        return [f"{name}: expected to load in its runtime. Received: {_short(error)}"]
+    return []
+
+
+def check_scores(name, path, figures, model, config, examples):
+    """Accuracy and parity of one file, measured again."""
+    from cnn_l1 import data, measure, tasks, train
+
+    task = tasks.task_of(config.training.loss, data.describe(config.data))
+    reference = train.predict(model, examples)
+    try:
+        again = measure.measure_file(path, examples.evaluation_batches(), reference, task.decide)
+    except Exception as error:
+        return [f"{name}: expected to run on the data. Received: {_short(error)}"]
+    found = []
+    slack = max(EXAMPLES, 1.5 / again.examples)
+    for key in ("accuracy", "agreement"):
+        told, received = figures[key], getattr(again, key)
+        if told is not None and not abs(told - received) <= slack:
+            found.append(f"{name}: expected {key} {told:.4%}. Received: {received:.4%}")
+    told, received = figures["mean_squared_error"], again.mean_squared_error
+    if told is not None and not math.isclose(told, received, rel_tol=VALUES):
+        found.append(f"{name}: expected mean_squared_error {told:.6g}. Received: {received:.6g}")
+    limit = 1.5 * figures["max_difference"] + DIFFERENCE * max(1.0, abs(reference).max())
+    if not again.max_difference <= limit:
+        found.append(
+            f"{name}: expected max_difference {figures['max_difference']:.3g}. "
+            f"Received: {again.max_difference:.3g}"
+        )
+    return found
+
+
+def _short(error):
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())
