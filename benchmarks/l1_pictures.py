@@ -138,7 +138,7 @@ def draw_path(scratch):
     offset, below = 0, -np.inf
     for row in np.argsort(paths[:, -1]):
         end = paths[row, -1]
-        offset = offset + 22 if end - below < 2.5 else 4  # names side by side where ends meet
+        offset = offset + 22 if end - below < 1.5 else 4  # names side by side where ends meet
         axes.annotate(
             names[row], (strengths[-1], end), xytext=(offset, 0), textcoords="offset points",
             color=colours[row], fontsize=8, va="center",

@@ -306,7 +306,7 @@ class OptimizerConfig(Section):
         "adafactor",
         "ftrl",
     ] = "adam"
-    learning_rate: Annotated[float, Field(gt=0)] | None = Field(None, validate_default=True)
+    learning_rate: Annotated[float, Field(gt=0)] | None = Field(default=None, validate_default=True)
     """Default: 0.1 for `sgd`, Keras' own, 0.001, for the others."""
     schedule: ScheduleConfig = ScheduleConfig()
     momentum: FRACTION | None = None
