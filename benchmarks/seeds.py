@@ -41,12 +41,12 @@ def main():
     print(f"  kernel weights left       {spread(kernels)}")
     print(f"  all parameters left       {spread(parameters)}")
     for network in reports[0]["validation"]:
-        figures = [report["validation"][network]["accuracy"] for report in reports]
+        figures = [score(report["validation"][network]) for report in reports]
         print(f"  validation, {network:13} {spread(figures)}")
     common = [n for n in reports[0]["files"] if all(n in r["files"] for r in reports)]
     for file in common:
         figures = [report["files"][file] for report in reports]
-        accuracy = spread([figure["accuracy"] for figure in figures])
+        accuracy = spread([score(figure) for figure in figures])
         size = statistics.mean(figure["bytes"] for figure in figures)
         deflated = statistics.mean(figure["deflated_bytes"] for figure in figures)
         macs = statistics.mean(figure["macs"] for figure in figures)
@@ -58,10 +58,18 @@ def main():
     return 0
 
 
+def score(figures):
+    """Accuracy, or mean squared error of values."""
+    accuracy = figures.get("accuracy")
+    return figures["mean_squared_error"] if accuracy is None else accuracy
+
+
 def spread(values):
+    """Mean ± standard deviation; fractions as percentages."""
+    style = ".2%" if max(values) <= 1 else ".5g"
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    each = ", ".join(f"{value:.2%}" for value in values)
-    return f"{statistics.mean(values):.2%} ± {deviation:.2%}  ({each})"
+    each = ", ".join(format(value, style) for value in values)
+    return f"{statistics.mean(values):{style}} ± {deviation:{style}}  ({each})"
 
 
 if __name__ == "__main__":
