@@ -16,6 +16,10 @@ constant tensors, uint8 and of rank 1:
     size = ⌈n/8⌉ + 16 + k·s bytes, against n·s; and about 120 more for the two tensors, the
     operator and their alignment to 16 bytes, and 130 for each file
 
+A float −0.0 is stored as 0.0: folding a batch-norm with a negative gamma turns all of
+the zeros of its channel so. Sums of products begin at 0.0, which neither 0.0 nor −0.0 changes, so
+the outputs are the same bit by bit. All else comes back as it was, NaN and all.
+
 The tensor that was there keeps its index, name, shape and quantization, loses its
 buffer, and is the output of a DECODE right in front of the operator that reads it. If
 several operators read it, each has a DECODE of its own: what one decodes is promised to
@@ -73,7 +77,7 @@ EXAMPLES = 3
 TENSOR, BUILTIN = schema.TensorType, schema.BuiltinOperator
 
 # The types of weights and biases that the runtime decodes, by the bytes of an element.
-# Elements are compared and copied as bits: −0.0 and NaN come back as they were.
+# Elements are compared and copied as bits, but for −0.0.
 ITEM_BYTES = {TENSOR.FLOAT32: 4, TENSOR.INT8: 1, TENSOR.INT16: 2, TENSOR.INT32: 4, TENSOR.INT64: 8}
 WORDS = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
 
@@ -169,7 +173,8 @@ def encode_zeros(content, decoded_limit=None, run=True):
 
     Which tensors are encoded is chosen by the size of the whole file, alignment, tensors,
     operators and metadata counted: no one of them could be left out, or taken in, and the
-    file be smaller. What comes out is decoded again and compared with what went in.
+    file be smaller. What comes out is decoded again and compared with what went in: all of
+    it is the same, but for a float −0.0 that becomes 0.0 in an encoded tensor.
 
     Args:
         content: The bytes of a `.tflite` file of plain tensors.
@@ -208,7 +213,7 @@ def encode_zeros(content, decoded_limit=None, run=True):
         kept=tuple(kept),
         decoded_bytes=_largest_decoded(_read(result)) if chosen else 0,
     )
-    if chosen and _tree(_read(decode_zeros(result))) != _tree(root):
+    if chosen and _tree(_read(decode_zeros(result))) != _tree(_without_signs(root, plans, chosen)):
         raise EncodeError(
             "Expected a file that decodes to the one that was given. Received: another; "
             "its layout is one that this module does not know."
@@ -535,9 +540,25 @@ def _candidate(root, number, index, decoded_limit):
     if decoded_limit is not None and len(data) > decoded_limit:
         raise EncodeError(f"more than {decoded_limit} bytes decoded")
     points = _zero_points(tensor)
-    words = np.frombuffer(data, points.dtype)
+    words = np.frombuffer(_positive(data) if tensor.type == TENSOR.FLOAT32 else data, points.dtype)
     zeros = int(np.count_nonzero(words == points))
     return _Candidate(number, index, tensor, len(data), zeros, *_pack_zeros(words, points))
+
+
+def _positive(data):
+    """The bytes of float32 values with 0.0 for −0.0."""
+    words = np.frombuffer(data, "<u4")
+    return np.where(words == 1 << 31, 0, words).astype("<u4").tobytes()
+
+
+def _without_signs(root, plans, chosen):
+    """A file's tables with 0.0 for −0.0 in what is encoded, and in nothing else."""
+    model = copy.copy(root)
+    model.buffers = list(root.buffers)
+    for buffer in chosen:
+        if all(one.tensor.type == TENSOR.FLOAT32 for one in plans[buffer]):
+            model.buffers[buffer] = _Buffer(_positive(bytes(root.buffers[buffer].data)))
+    return model
 
 
 def _weights(root, graph):

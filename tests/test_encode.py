@@ -284,17 +284,47 @@ def test_unpacking_undoes_packing(draws, words, size):
     assert [len(part) for part in pair] == [(size + 7) // 8, 16 + others * points.itemsize]
 
 
-def test_negative_zero_and_nan_are_kept_as_they_are(tmp_path):
-    def change(root):
-        tensor = next(t for t in root.subgraphs[0].tensors if list(t.shape) == [30, 128])
-        values = np.frombuffer(data(root, tensor), "float32").copy()
-        values[:3] = [-0.0, np.nan, np.float32(1e-45)]
-        root.buffers[tensor.buffer].data = values.view(np.uint8)
+def test_nan_and_the_least_are_kept_and_negative_zero_is_zero():
+    shape, odd = [30, 128], [-0.0, np.nan, np.float32(1e-45), -np.nan, -0.0]
 
-    content = rewrite(plain("dense-half"), change)
-    result, report = encode.encode_zeros(content, run=False)
+    def weights(root):
+        return next(t for t in root.subgraphs[0].tensors if list(t.shape) == shape)
+
+    def put_in(values):
+        def change(root):
+            tensor = weights(root)
+            all_values = np.frombuffer(data(root, tensor), "float32").copy()
+            all_values[: len(values)] = values
+            root.buffers[tensor.buffer].data = all_values.view(np.uint8)
+
+        return rewrite(plain("dense-half"), change)
+
+    result, report = encode.encode_zeros(put_in(odd), run=False)
+    positive = put_in([0.0 if value == 0 else value for value in odd])
+    assert described(encode.decode_zeros(result)) == described(positive)
+    assert len(result) == len(encode.encode_zeros(positive, run=False)[0])
     assert report.encoded
-    assert described(encode.decode_zeros(result)) == described(content)
+
+
+def test_zeros_that_batch_norm_turned_negative_take_a_bit_each():
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            keras.layers.Conv2D(32, 3, use_bias=False),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+            keras.layers.Conv2D(16, 3),
+        ]
+    )
+    content = exported(model, 0.9, int8=False)  # its gammas are normal, half of them negative
+    root = parse(content)
+    tensor = next(t for t in root.subgraphs[0].tensors if list(t.shape) == [32, 3, 3, 2])
+    words = np.frombuffer(data(root, tensor), "<u4")
+    assert 100 < np.count_nonzero(words == 1 << 31) < 450
+    _, report = encode.encode_zeros(content)  # compares the outputs bit by bit
+    one = next(one for one in report.encoded if one.elements == words.size)
+    assert one.zeros == np.count_nonzero(np.frombuffer(data(root, tensor), "float32") == 0)
 
 
 @pytest.mark.parametrize("name", ["conv-int8", "dense-half", "shared-int8"])
