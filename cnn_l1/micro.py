@@ -6,11 +6,16 @@ end the process, and the allocation report goes to its file descriptor 2.
     python -m cnn_l1.micro FILE.tflite
 """
 
+import argparse
+import dataclasses
 import json
 import pathlib
 import re
 import subprocess
 import sys
+import tempfile
+
+import numpy as np
 
 ARENA_BYTES = 64 * 2**20
 REPORT = re.compile(rb"Arena allocation total (\d+) bytes")
@@ -18,6 +23,19 @@ REPORT = re.compile(rb"Arena allocation total (\d+) bytes")
 
 class MicroError(RuntimeError):
     """A file that TFLite Micro does not run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a file gave in TFLite Micro.
+
+    Attributes:
+        outputs: For each output of the file an array `(examples, *its shape)`.
+        arena_bytes: The arena it needed; see `arena_bytes`.
+    """
+
+    outputs: tuple[np.ndarray, ...]
+    arena_bytes: int
 
 
 def arena_bytes(path):
@@ -32,7 +50,42 @@ def arena_bytes(path):
     Raises:
         MicroError: If the file is not one that TFLite Micro runs.
     """
-    command = [sys.executable, "-m", "cnn_l1.micro", str(path)]
+    return _arena(path)
+
+
+def run(path, inputs, alternate_bytes=0):
+    """Run a file on examples, one after another, in the same interpreter.
+
+    Args:
+        path: A `.tflite` file.
+        inputs: For each input of the file an array `(examples, *its shape)` of its
+            dtype; its shape counts its batch axis, which is 1 as a rule.
+        alternate_bytes: Memory besides the arena for what DECODE operators decode, in
+            bytes. The arena does not count it. 0 (default): they decode to the arena.
+
+    Returns:
+        A `Run`.
+
+    Raises:
+        MicroError: If the file is not one that TFLite Micro runs, or not on these.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        given, got = pathlib.Path(folder, "inputs.npz"), pathlib.Path(folder, "outputs.npz")
+        np.savez(given, *inputs)
+        used = _arena(
+            path, f"--inputs={given}", f"--outputs={got}", f"--alternate-bytes={alternate_bytes}"
+        )
+        return Run(_arrays(got), used)
+
+
+def _arrays(path):
+    with np.load(path) as file:
+        return tuple(file[f"arr_{index}"] for index in range(len(file.files)))
+
+
+def _arena(path, *flags):
+    """Run this module on a file; the arena that it reports."""
+    command = [sys.executable, "-m", "cnn_l1.micro", str(path), *flags]
     done = subprocess.run(command, capture_output=True, check=False)
     found = REPORT.search(done.stderr)
     if done.returncode or found is None:
@@ -44,18 +97,46 @@ def arena_bytes(path):
     return int(found[1])
 
 
-def main(path):
-    """Run a file once on zeros; its allocation report goes to descriptor 2."""
-    import numpy as np
+def main(arguments=None):
+    """Run a file, on zeros if nothing is given; its allocation report goes to descriptor 2."""
     from tflite_micro.python.tflite_micro import runtime
 
-    interpreter = runtime.Interpreter.from_file(path, arena_size=ARENA_BYTES)
-    details = interpreter.get_input_details(0)
-    interpreter.set_input(np.zeros(details["shape"], details["dtype"]), 0)
-    interpreter.invoke()
+    parser = argparse.ArgumentParser(prog="python -m cnn_l1.micro")
+    parser.add_argument("file", metavar="FILE.tflite")
+    parser.add_argument("--inputs", metavar="INPUTS.npz")
+    parser.add_argument("--outputs", metavar="OUTPUTS.npz")
+    parser.add_argument("--alternate-bytes", type=int, default=0, metavar="BYTES")
+    flags = parser.parse_args(arguments)
+    interpreter = runtime.Interpreter.from_file(
+        flags.file, arena_size=ARENA_BYTES, alt_decompression_memory_size=flags.alternate_bytes
+    )
+    if flags.inputs is None:
+        details = interpreter.get_input_details(0)
+        inputs = (np.zeros((1, *details["shape"]), details["dtype"]),)
+    else:
+        inputs = _arrays(flags.inputs)
+    results = []
+    for example in zip(*inputs, strict=True):
+        for index, array in enumerate(example):
+            interpreter.set_input(array, index)
+        interpreter.invoke()
+        results.append(_outputs(interpreter))
     interpreter.print_allocations()
-    print(json.dumps({"output_shape": list(interpreter.get_output(0).shape)}))
+    outputs = [np.stack(output) for output in zip(*results, strict=True)]
+    if flags.outputs is not None:
+        np.savez(flags.outputs, *outputs)
+    print(json.dumps({"output_shape": list(outputs[0].shape[1:])}))
+
+
+def _outputs(interpreter):
+    """Copies of all outputs: their number is not asked for, but where they end is told."""
+    outputs = [np.array(interpreter.get_output(0))]
+    while True:
+        try:
+            outputs.append(np.array(interpreter.get_output(len(outputs))))
+        except (IndexError, ValueError, RuntimeError):
+            return outputs
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()
