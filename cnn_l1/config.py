@@ -458,6 +458,9 @@ class ExportConfig(Section):
         ...,
     ] = ("saved_model", "float32", "int8")
     """TFLite files by their numbers; `c` is a C array of the int8 file, else of the float32."""
+    encode_zeros: bool = False
+    """Whether to write int8 and float32 files a second time, `*_encoded.tflite`, their zeros
+    a bit each: less flash and more RAM, for TFLite Micro alone."""
     io_type: Literal["int8", "uint8"] = "int8"
     """Input and output of the int8 file."""
     metadata: bool = True
@@ -483,6 +486,8 @@ class MeasureConfig(Section):
     """Timed runs a file, single thread, after a tenth as many warm-up runs."""
     ram: bool = False
     """Whether to measure the arena that TFLite Micro needs for each TFLite file."""
+    micro_examples: COUNT = 0
+    """Run files in TFLite Micro on so many examples: accuracy, agreement, arena, boards."""
 
 
 class BudgetConfig(Section):

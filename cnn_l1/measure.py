@@ -59,14 +59,27 @@ class Measurement:
 
 
 class TFLiteRunner:
-    """Run a TFLite file on float pixels, single thread, quantizing as it asks."""
+    """Run a TFLite file on float inputs, quantizing as it asks.
 
-    def __init__(self, path, threads=1):
-        from ai_edge_litert.interpreter import Interpreter
+    Args:
+        path: The file.
+        threads: Threads of the interpreter. Default 1.
+        reference: Whether to run LiteRT's reference kernels, slow and plain, rather than
+            the optimized ones. Default `False`.
+    """
+
+    def __init__(self, path, threads=1, reference=False):
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        resolver = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
 
         try:
             with silenced():
-                self.interpreter = Interpreter(model_path=str(path), num_threads=threads)
+                self.interpreter = Interpreter(
+                    model_path=str(path),
+                    num_threads=threads,
+                    experimental_op_resolver_type=resolver,
+                )
                 self.interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             # E.g. int8 ranges of a network whose every output is 0.
@@ -89,10 +102,17 @@ class TFLiteRunner:
         return np.clip(levels, limits.min, limits.max).astype(dtype)
 
     def __call__(self, image):
-        """The outputs for one image, as float32 of shape `(classes,)`."""
+        """The outputs for one example, as float32 of shape `(outputs,)`."""
+        return self.dequantize(self.stored(image))[0]
+
+    def stored(self, image):
+        """The outputs for one example as the file gives them, `(1, outputs)`."""
         self.interpreter.set_tensor(self.input["index"], self.quantize(image))
         self.interpreter.invoke()
-        output = self.interpreter.get_tensor(self.output["index"])[0]
+        return self.interpreter.get_tensor(self.output["index"])
+
+    def dequantize(self, output):
+        """Stored outputs as float32."""
         if np.issubdtype(self.output["dtype"], np.integer):
             scale, zero_point = self.output["quantization"]
             return (output.astype("float32") - zero_point) * np.float32(scale)

@@ -78,6 +78,64 @@ def run(path, inputs, alternate_bytes=0):
         return Run(_arrays(got), used)
 
 
+@dataclasses.dataclass(frozen=True)
+class MicroFacts:
+    """What a file does in TFLite Micro, on this host.
+
+    Attributes:
+        examples: Number of examples it was run on.
+        accuracy: Fraction of them whose class is right; of classes only.
+        mean_squared_error: Of values only.
+        largest_difference: From LiteRT's reference kernels: in steps of the stored
+            integers for a quantized output, else in the output's unit.
+        arena_bytes: The arena it needs; see `arena_bytes`.
+        operators: The operators it needs, for a `MicroMutableOpResolver`.
+    """
+
+    examples: int
+    accuracy: float | None
+    mean_squared_error: float | None
+    largest_difference: float
+    arena_bytes: int
+    operators: tuple[str, ...]
+
+
+def measure_micro(path, inputs, targets, decide, like=None):
+    """Run a file in TFLite Micro and compare it with LiteRT's reference kernels.
+
+    Args:
+        path: A `.tflite` file of one input and one output.
+        inputs: `(examples, …)` float32, as the Keras model takes them.
+        targets: Labels or values of the examples.
+        decide: See `measure.measure_tflite`.
+        like: The plain file, for one that LiteRT does not know: with encoded zeros.
+
+    Returns:
+        A `MicroFacts`.
+
+    Raises:
+        MicroError: If the file is not one that TFLite Micro runs.
+    """
+    from cnn_l1.measure import TFLiteRunner, score
+    from cnn_l1.tflite_file import read_tflite
+
+    runner = TFLiteRunner(like or path, reference=True)
+    stored = np.stack([runner.quantize(one) for one in inputs])
+    done = run(path, [stored])
+    expected = np.concatenate([runner.stored(one) for one in inputs])
+    received = done.outputs[0].reshape(expected.shape)
+    difference = np.abs(received.astype("float64") - expected.astype("float64")).max()
+    figures = score(runner.dequantize(received), targets, decide)
+    return MicroFacts(
+        examples=len(inputs),
+        accuracy=figures.get("accuracy"),
+        mean_squared_error=figures.get("mean_squared_error"),
+        largest_difference=float(difference),
+        arena_bytes=done.arena_bytes,
+        operators=tuple(sorted(set(read_tflite(pathlib.Path(path).read_bytes()).operators))),
+    )
+
+
 def _arrays(path):
     with np.load(path) as file:
         return tuple(file[f"arr_{index}"] for index in range(len(file.files)))

@@ -143,6 +143,43 @@ def print_sweep(rows, console=None):
     (console or _console()).print(table)
 
 
+def print_micro(facts, paths, console=None):
+    """Print what files do in TFLite Micro, and which boards they fit.
+
+    Args:
+        facts: Mapping from a file's name to its `MicroFacts`.
+        paths: Mapping from a file's name to its path.
+    """
+    from cnn_l1.boards import fit_boards
+
+    if not facts:
+        return
+    table = Table(title="In TFLite Micro, on this host", title_justify="left")
+    table.add_column("file", overflow="fold")
+    for heading in ("examples", "score", "as LiteRT's", "bytes", "arena"):
+        table.add_column(heading, justify="right")
+    table.add_column("too small for it", overflow="fold")
+    for name, file in facts.items():
+        score = file.accuracy is None
+        size = paths[name].stat().st_size
+        small = [fit.board for fit in fit_boards(size, file.arena_bytes) if not fit.fits]
+        table.add_row(
+            name,
+            f"{file.examples:,}",
+            f"{file.mean_squared_error:.5g}" if score else f"{file.accuracy:.2%}",
+            f"± {file.largest_difference:.3g}",
+            f"{size:,}",
+            f"{file.arena_bytes:,}",
+            ", ".join(small),
+        )
+    console = console or _console()
+    console.print(table)
+    console.print(
+        "Arenas are this host's, whose pointers have 8 bytes; a microcontroller's have 4, and its "
+        "kernels may want other scratch buffers."
+    )
+
+
 def print_rows(title, rows, console=None):
     """Print dataclass rows as a table, one column a field."""
     table = Table(title=title, title_justify="left")

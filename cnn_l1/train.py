@@ -149,6 +149,9 @@ def run(config, output, overwrite=False, watchers=()):
         examples = dataset.load_test() if split == "test" else dataset.validation
         measured = measure_files(folder, files, examples, networks, task, config.measure)
         report.print_files(measured, split=split)
+        encoded = encode_files(files, config.export)
+        on_micro = measure_on_micro(files | encoded, examples, task, config.measure)
+        report.print_micro(on_micro, files | encoded)
 
         (folder / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
         report.write_history(folder / "history.csv", history)
@@ -165,6 +168,8 @@ def run(config, output, overwrite=False, watchers=()):
             "constant_output": is_constant(sparse, dataset.validation),
             "validation": validation,
             "files": {name: dataclasses.asdict(figures) for name, figures in measured.items()},
+            "encoded": {name: path.stat().st_size for name, path in encoded.items()},
+            "micro": {name: dataclasses.asdict(facts) for name, facts in on_micro.items()},
             "seconds": round(time.monotonic() - start, 1),
             "versions": versions(),
             "latency": f"CPU time of one input, one thread, files in turn, {platform.machine()}",
@@ -632,6 +637,44 @@ def measure_files(folder, files, examples, networks, task, config):
             ram_bytes=micro_ram(files[name]) if config.ram else None,
         )
     return measured
+
+
+MICRO_KINDS = ("float32", "int8", "int16x8")
+
+
+def encode_files(files, settings):
+    """Write files with encoded zeros; returns `{name: path}` of those that became smaller."""
+    from cnn_l1 import encode, metadata
+
+    written = {}
+    for name, path in files.items() if settings.encode_zeros else ():
+        if path.stem not in ("model_int8", "model_float32"):
+            continue
+        content = metadata.remove_metadata(path.read_bytes())
+        small, _ = encode.encode_zeros(content, run=False)
+        if small != content:
+            target = path.with_name(f"{path.stem}_encoded.tflite")
+            target.write_bytes(small)
+            written[name.replace(path.name, target.name)] = target
+    return written
+
+
+def measure_on_micro(files, examples, task, config):
+    """`{name: MicroFacts}` of the files that TFLite Micro runs."""
+    from cnn_l1 import micro
+
+    facts, count = {}, config.micro_examples
+    inputs, targets = examples.sample(count), examples.targets[:count]
+    for name, path in files.items() if count else ():
+        stem = path.stem.removesuffix("_encoded")
+        if path.suffix != ".tflite" or stem.removeprefix("model_") not in MICRO_KINDS:
+            continue
+        plain = path.with_name(f"{stem}.tflite")
+        try:
+            facts[name] = micro.measure_micro(path, inputs, targets, task.decide, plain)
+        except micro.MicroError as error:
+            print(error)
+    return facts
 
 
 def micro_ram(path):

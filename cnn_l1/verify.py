@@ -93,6 +93,8 @@ def verify(folder, with_data=True):
         found += check_file(name, path, figures, networks, config, examples)
     for source in sorted(folder.rglob("*.cc")):
         found += check_source(folder, source)
+    for encoded in sorted(folder.rglob("*_encoded.tflite")):
+        found += check_encoded(folder, encoded)
     return found
 
 
@@ -216,6 +218,28 @@ def check_source(folder, source):
         return [f"{name}: expected {made_of.name} beside it. Received: {_short(error)}"]
     if firmware.read_c_source(source) != expected:
         return [f"{name}: expected the bytes of {made_of.name}. Received: others"]
+    return []
+
+
+def check_encoded(folder, encoded):
+    """A file with encoded zeros, decoded again, against the plain one."""
+    import numpy as np
+
+    from cnn_l1 import encode, tflite_file
+
+    name = encoded.relative_to(folder).as_posix()
+    plain = encoded.with_name(encoded.name.replace("_encoded", ""))
+    try:
+        decoded = tflite_file.read_tflite(encode.decode_zeros(encoded.read_bytes()))
+        expected = tflite_file.read_tflite(plain.read_bytes())
+    except Exception as error:
+        return [f"{name}: expected to be decoded to {plain.name}. Received: {_short(error)}"]
+    pairs = zip(decoded.weights, expected.weights, strict=False)
+    same = len(decoded.weights) == len(expected.weights) and all(
+        np.array_equal(one, other) for one, other in pairs
+    )
+    if decoded.operators != expected.operators or not same:
+        return [f"{name}: expected the weights of {plain.name}. Received: others"]
     return []
 
 
