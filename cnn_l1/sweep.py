@@ -135,6 +135,8 @@ def sweep(config, output, address=None):
     from cnn_l1 import pictures, report
 
     settings = config.sweep
+    # An earlier choice's, which may be another one, or none any more.
+    shutil.rmtree(output / "chosen", ignore_errors=True)
     strengths = find_strengths(config, output)
     chains = plan_chains(config, strengths)
     events = execute(config, chains, output, address)
@@ -549,7 +551,6 @@ def test_chosen(config, row, chains, results, file, output):
     from cnn_l1 import train
 
     folder = output / "chosen"
-    shutil.rmtree(folder, ignore_errors=True)
     source = None
     try:
         if config.sweep.folds:
