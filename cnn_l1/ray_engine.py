@@ -8,8 +8,12 @@ import dataclasses
 import logging
 import os
 import pathlib
+import re
 import shutil
+import signal
+import socket
 import tempfile
+import threading
 import warnings
 from typing import Any
 
@@ -18,6 +22,7 @@ from typing import Any
 # no score.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")  # half a minute each, by default 20
 
 import ray
 from ray import tune
@@ -105,16 +110,7 @@ def _cluster(plan, address):
                 temporary = tempfile.mkdtemp(prefix="ray")
                 settings |= {"num_cpus": plan.workers * plan.threads, "include_dashboard": False}
                 settings |= {"_temp_dir": temporary, "_node_ip_address": "127.0.0.1"}
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                try:
-                    ray.init(address, **settings)
-                except (ConnectionError, ValueError) as error:
-                    reason = " ".join(str(error).split())
-                    raise ConfigError(
-                        "--address: expected the address of a Ray cluster that runs. Received: "
-                        f"{address} ({reason})"
-                    ) from None
+            _connect(address, settings)
         yield
     finally:
         if started:
@@ -125,6 +121,30 @@ def _cluster(plan, address):
         for job in (job for chain in plan.chains for job in chain):
             for folder in (plan.folder / "points").glob(f".{job.name}.partial-*"):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _connect(address, settings):
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        if re.fullmatch(r"[\w.-]+:\d+", address or ""):
+            # Ray itself would try for minutes.
+            host, port = address.rsplit(":", 1)
+            socket.create_connection((host, int(port)), timeout=10).close()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.init(address, **settings)
+    except (OSError, RuntimeError, ValueError, OverflowError) as error:
+        if address is None:
+            raise
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"--address: expected the address of a Ray cluster that runs. Received: {address} "
+            f"({reason})"
+        ) from None
+    finally:
+        # Ray puts a handler of its own there, which ends the process without a word.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def run_trial(config, folder, chains, threads, epochs, key):

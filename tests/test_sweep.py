@@ -621,7 +621,7 @@ def wait_for(condition, seconds):
 def long_sweep(files, tmp_path_factory):
     """A sweep of seconds a point in real processes, never cut off."""
     settings = LINEAR | {"name": "long", "sweep": {"strengths": [5.0, 20.0, 60.0], "workers": 2}}
-    settings["training"] = settings["training"] | {"epochs": 40, "steps_per_execution": 50}
+    settings["training"] = settings["training"] | {"epochs": 8, "steps_per_execution": 50}
     output = tmp_path_factory.mktemp("long") / "whole"
     process = start_command(files(settings), output)
     printed, _ = process.communicate(timeout=500)
