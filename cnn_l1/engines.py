@@ -10,8 +10,11 @@ import dataclasses
 import json
 import os
 import pathlib
+import signal
 import threading
 import time
+
+from cnn_l1 import runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +66,18 @@ class Plan:
     epochs: int
 
 
+DIED = "its process died (out of memory?)"
+
+
 def run_locally(plan, on_event):
     """Run all chains in processes of their own, `plan.workers` at a time.
+
+    Where a process dies, its job has failed and a new process goes on with the chain.
 
     Args:
         plan: A `Plan`.
         on_event: Called with an `Event` for each job, in the caller's thread.
     """
-    import concurrent.futures
     import multiprocessing
     import queue
 
@@ -80,64 +87,90 @@ def run_locally(plan, on_event):
     for chain in plan.chains:
         waiting.put(chain)
     events: queue.Queue = queue.Queue()
-    stopping = threading.Event()
+    stopping, lock, workers = threading.Event(), threading.Lock(), []
 
-    def new_pool():
-        return concurrent.futures.ProcessPoolExecutor(
-            1, context, initializer=_start_worker, initargs=(plan.threads, os.getpid())
-        )
+    def start():
+        with lock:
+            if stopping.is_set():
+                raise _WorkerDied
+            workers.append(_Worker(context, plan.threads))
+            return workers[-1]
 
     def work():
-        # One pool a worker: where a process dies, the others go on.
-        pool = new_pool()
-        try:
+        worker = None
+        with contextlib.suppress(queue.Empty):
             while not stopping.is_set():
-                try:
-                    chain = waiting.get_nowait()
-                except queue.Empty:
-                    return
-                previous = None
+                chain, previous = waiting.get_nowait(), None
                 for job in chain:
-                    if stopping.is_set():
-                        return
                     try:
-                        event = pool.submit(run_job, plan.folder, job, previous).result()
-                    except concurrent.futures.process.BrokenProcessPool:
-                        pool.shutdown(wait=False)
-                        pool = new_pool()
-                        event = Event(job.name, "failed", "its process died (out of memory?)")
+                        worker = worker or start()
+                        event = worker.run(plan.folder, job, previous)
+                    except _WorkerDied:
+                        if stopping.is_set():
+                            return
+                        worker = None
+                        event = Event(job.name, "failed", DIED)
                         write_failure(plan.folder, event)
                     if event.state in ("done", "there"):
                         previous = job.name
                     events.put(event)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
     count = min(plan.workers, len(plan.chains))
     threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
     try:
-        left = sum(map(len, plan.chains))
-        while left and (any(t.is_alive() for t in threads) or not events.empty()):
+        while any(thread.is_alive() for thread in threads) or not events.empty():
             with contextlib.suppress(queue.Empty):
                 on_event(events.get(timeout=0.2))
-                left -= 1
     finally:
-        stopping.set()
-        _stop_children()
-    for thread in threads:
-        thread.join(timeout=10)
+        with lock:
+            stopping.set()
+        for worker in workers:
+            worker.stop()
+        for thread in threads:
+            thread.join()
+        runs.remove_abandoned(plan.folder / "points")
 
 
-def _stop_children():
-    import multiprocessing
-
-    for child in multiprocessing.active_children():
-        child.terminate()
+class _WorkerDied(Exception):  # noqa: N818 (an event, told as an exception)
+    pass
 
 
-def _start_worker(threads, parent):
+class _Worker:
+    """A process that runs one job after the other."""
+
+    def __init__(self, context, threads):
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_serve, args=(theirs, threads, os.getpid()), daemon=True
+        )
+        self.process.start()
+        theirs.close()  # the process alone holds this end, so that its death is seen
+
+    def run(self, folder, job, previous):
+        """Run a job; returns its `Event`.
+
+        Raises:
+            _WorkerDied: If the process ended before it answered.
+        """
+        try:
+            self.connection.send((folder, job, previous))
+            return self.connection.recv()
+        except (EOFError, OSError):
+            raise _WorkerDied from None
+
+    def stop(self):
+        self.process.terminate()
+        self.process.join(timeout=10)
+        self.process.kill()
+        self.process.join()
+
+
+def _serve(connection, threads, parent):
+    """What a worker's process does: run the jobs that come, until the other end closes."""
+    # Ctrl-C goes to all processes of a terminal; the parent says what becomes of this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     set_threads(threads)
 
     def watch():
@@ -147,6 +180,9 @@ def _start_worker(threads, parent):
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            connection.send(run_job(*connection.recv()))
 
 
 def set_threads(threads):
@@ -168,6 +204,7 @@ def run_job(folder, job, previous=None, watchers=()):
     folder = pathlib.Path(folder)
     output = folder / "points" / job.name
     if (output / "report.json").is_file():
+        failure_file(folder, job.name).unlink(missing_ok=True)
         return Event(job.name, "there")
     log = folder / "logs" / f"{job.name}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +222,7 @@ def run_job(folder, job, previous=None, watchers=()):
         event = Event(job.name, "failed", _reason(error))
         write_failure(folder, event)
         return event
-    (folder / "failures" / f"{job.name}.json").unlink(missing_ok=True)
+    failure_file(folder, job.name).unlink(missing_ok=True)
     return Event(job.name, "done")
 
 
@@ -202,8 +239,19 @@ def _reason(error):
     return text if known else f"{type(error).__name__}: {text}"
 
 
+def failure_file(folder, name):
+    """Where the reason stands why a job did not end well."""
+    return pathlib.Path(folder) / "failures" / f"{name}.json"
+
+
 def write_failure(folder, event):
     """Leave the reason why a job did not end well."""
-    path = pathlib.Path(folder) / "failures" / f"{event.name}.json"
+    path = failure_file(folder, event.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(dataclasses.asdict(event)) + "\n", encoding="utf-8")
+
+
+def read_failure(folder, name):
+    """The `Event` that `write_failure` left, or `None`."""
+    path = failure_file(folder, name)
+    return Event(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None

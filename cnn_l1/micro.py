@@ -147,8 +147,10 @@ def _arena(path, *flags):
     done = subprocess.run(command, capture_output=True, check=False)
     found = REPORT.search(done.stderr)
     if done.returncode or found is None:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        reason = lines[-1] if lines else f"exit status {done.returncode}"
+        # Micro's own remarks name the operator; Python's last line does not.
+        lines = [line.strip() for line in done.stderr.decode(errors="replace").splitlines()]
+        reason = "; ".join(line for line in lines if line)[:300]
+        reason = reason or f"exit status {done.returncode}"
         raise MicroError(
             f"{pathlib.Path(path).name}: expected a file that TFLite Micro runs. Received: {reason}"
         )
@@ -197,4 +199,7 @@ def _outputs(interpreter):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Exception as error:  # the reader's errors have many types
+        sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")

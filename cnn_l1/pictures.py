@@ -63,17 +63,17 @@ def draw_features(path, features, names=None):
     save(figure, path)
 
 
-def draw_sweep(folder, rows, dense=None):
+def draw_sweep(folder, rows, dense=None, classes=True):
     """Score against sparsity, bytes and multiply-adds, with standard errors.
 
     Args:
         folder: Where to write `score_sparsity`, `score_bytes` and `score_macs`.
         rows: `selection.Row`s of a path, the choice marked.
         dense: The dense twin's row, or `None`.
+        classes: Whether the score is an accuracy, else a mean squared error.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = [row for row in rows if row.score is not None]
-    classes = all(row.score <= 1 for row in done)
     kinds = {"sparsity": "sparsity", "bytes": "bytes of the file", "macs": "multiply-adds"}
     for kind, label in kinds.items():
         shown = [row for row in done if getattr(row, kind) is not None]
@@ -110,24 +110,24 @@ def draw_sweep(folder, rows, dense=None):
 NAMED_PATHS = 12
 
 
-def draw_paths(path, strengths, paths, chosen=None):
+def draw_paths(path, strengths, paths, label, chosen=None):
     """Weights of a linear model, or each layer's sparsity, along the strengths.
 
     Args:
         path: Where to write, without suffix.
         strengths: Ascending.
         paths: `{name: [value or None, …]}`, one value a strength.
+        label: What the values are.
         chosen: The chosen `selection.Row`, or `None`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     figure, axes = new_figure()
-    weights = any(v is not None and v < 0 for values in paths.values() for v in values)
     for name, values in paths.items():
         heights = np.array([np.nan if value is None else value for value in values])
         axes.plot(strengths, heights, ".-", label=name if len(paths) <= NAMED_PATHS else None)
     axes.set_xscale("log")
     axes.set_xlabel("l1_strength λ")
-    axes.set_ylabel("weight" if weights else "sparsity of the layer")
+    axes.set_ylabel(label)
     if chosen is not None:
         axes.axvline(chosen.l1_strength, color=ORANGE, linestyle="--", label="chosen")
     figure.legend(fontsize="small", loc="outside right upper")

@@ -112,10 +112,14 @@ def _scores(file):
     )
 
 
-def print_sweep(rows, console=None):
-    """Print the table of a sweep: one `selection.Row` a strength, the choice marked."""
+def print_sweep(rows, classes, console=None):
+    """Print the table of a sweep: one `selection.Row` a strength, the choice marked.
+
+    Args:
+        rows: `selection.Row`s.
+        classes: Whether the score is an accuracy, else a mean squared error.
+    """
     table = Table(title="Strengths, measured on validation data", title_justify="left")
-    classes = all(row.score is None or row.score <= 1 for row in rows)
     score = "accuracy" if classes else "MSE"
     headings = "l1_strength", "runs", "failed", score, "± SE", "sparsity", "nonzero"
     for heading in (*headings, "bytes", "MACs", "RAM", "median ms", ""):

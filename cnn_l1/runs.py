@@ -50,7 +50,7 @@ def run_folder(output, overwrite=False):
     output = pathlib.Path(output).absolute()
     check_output(output, overwrite)
     output.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(output)
+    remove_abandoned(output.parent, output.name)
     prefix = f".{output.name}.partial-{socket.gethostname()}-{os.getpid()}-"
     partial = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=output.parent))
     partial.chmod(0o777 & ~_umask())
@@ -76,10 +76,15 @@ def _replace(partial, output):
     shutil.rmtree(old)
 
 
-def _remove_abandoned(output):
-    """Remove what a killed run left half-written; only a `kill -9` leaves any."""
+def remove_abandoned(parent, name="*"):
+    """Remove what killed runs left half-written; only a `kill -9` leaves any.
+
+    Args:
+        parent: The folder of the runs' folders.
+        name: Of one run; of all by default.
+    """
     # Another host's processes cannot be asked: only our own host's are judged.
-    for folder in output.parent.glob(f".{output.name}.partial-{socket.gethostname()}-*"):
+    for folder in pathlib.Path(parent).glob(f".{name}.partial-{socket.gethostname()}-*"):
         process = folder.name.split("-")[-2]
         if process.isdigit() and not _is_running(int(process)):
             shutil.rmtree(folder, ignore_errors=True)

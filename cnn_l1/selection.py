@@ -25,6 +25,8 @@ class Row:
         nonzero_parameters: Mean count of trainable values that are not zero.
         bytes, macs, ram_bytes, latency_median_ms: Means of the exported file.
         fits: Whether every run's file is within the budget; `None` without one.
+        excess: The largest figure / limit of any run; `None` if one is unknown.
+        furthest: The figures and limits of that run.
         chosen: Whether this is the choice.
     """
 
@@ -40,6 +42,8 @@ class Row:
     ram_bytes: float | None = None
     latency_median_ms: float | None = None
     fits: bool | None = None
+    excess: float | None = None
+    furthest: str = ""
     chosen: bool = False
 
 
@@ -94,6 +98,10 @@ def make_row(l1_strength, reports, failed, file, budget=None):
         found = [figures[key] for figures in chosen]
         return None if any(value is None for value in found) else statistics.fmean(found)
 
+    worst, furthest = None, ""
+    if budget is not None:
+        run = max(chosen, key=lambda figures: excess(figures, budget))
+        worst, furthest = excess(run, budget), _against(run, budget)
     return Row(
         l1_strength=l1_strength,
         runs=len(reports),
@@ -106,8 +114,22 @@ def make_row(l1_strength, reports, failed, file, budget=None):
         macs=mean("macs"),
         ram_bytes=mean("ram_bytes"),
         latency_median_ms=mean("latency_median_ms"),
-        fits=None if budget is None else all(excess(f, budget) <= 1 for f in chosen),
+        fits=None if worst is None else worst <= 1,
+        excess=worst if worst is not None and math.isfinite(worst) else None,
+        furthest=furthest,
     )
+
+
+def _against(figures, budget):
+    """The figures of a file that a budget limits, as text."""
+    parts = []
+    for limit, figure in MEASURES.items():
+        allowed = getattr(budget, limit)
+        if allowed is not None:
+            value = figures[figure]
+            shown = "unknown" if value is None else f"{value:,.6g}"
+            parts.append(f"{figure} {shown} of {allowed:,.6g}")
+    return ", ".join(parts)
 
 
 def choose(rows, rule, larger_is_better, max_drop=0.5, dense=None, budget=None):
@@ -137,7 +159,7 @@ def choose(rows, rule, larger_is_better, max_drop=0.5, dense=None, budget=None):
     if budget is not None:
         fitting = [row for row in usable if row.fits]
         if not fitting:
-            raise BudgetError(_nearest(usable, budget))
+            raise BudgetError(_nearest(usable))
         usable = fitting
     sign = 1.0 if larger_is_better else -1.0
     best = max(usable, key=lambda row: (sign * row.score, *_sparser(row)))
@@ -162,20 +184,10 @@ def _sparser(row):
     return row.sparsity, row.l1_strength
 
 
-def _nearest(rows, budget):
-    def worst(row):
-        return excess(dataclasses.asdict(row), budget)
-
-    nearest = min(rows, key=worst)
-    limits = []
-    for limit, figure in MEASURES.items():
-        allowed = getattr(budget, limit)
-        if allowed is not None:
-            value = getattr(nearest, figure)
-            shown = "unknown" if value is None else f"{value:,.6g}"
-            limits.append(f"{figure} {shown} of {allowed:,.6g}")
+def _nearest(rows):
+    nearest = min(rows, key=lambda row: math.inf if row.excess is None else row.excess)
     return (
         "sweep.budget: expected a strength whose file fits. Received: none; the nearest is "
-        f"strength {nearest.l1_strength:.3g} with {', '.join(limits)}. Raise the largest "
+        f"strength {nearest.l1_strength:.3g} with {nearest.furthest}. Raise the largest "
         "strength, or choose a smaller network."
     )

@@ -112,7 +112,10 @@ def largest_linear(config):
         λ_max = max_j |mean_i (2 / outputs) x_ij (ȳ − y_i)|   squared error
         λ_max = max_jk |mean_i x_ij (p̄_k − y_ik)|             crossentropy, p̄ the classes' shares
 
-    (Friedman, Hastie and Tibshirani, 2010, section 2.5, for the first.)
+    (Friedman, Hastie and Tibshirani, 2010, section 2.5, for the first.) Penalised
+    intercepts are anywhere between fitted and 0: the larger gradient of the two is
+    enough, and is the smallest λ where the inputs have mean 0. Where `penalty.layers`
+    gives the layer a strength of its own, λ is the path's that brings it there.
 
     Args:
         config: A `Config` with `model.name: linear` and an L1 penalty.
@@ -141,11 +144,20 @@ def largest_linear(config):
         values = np.eye(task.outputs)[targets]
     else:
         values = np.asarray(targets, "float64").reshape(len(rows), -1)
-    fitted = np.zeros(task.outputs) if config.penalty.biases else values.mean(axis=0)
-    factor = 2.0 / task.outputs
-    if task.loss == "crossentropy":
-        factor = 1.0
-        if config.penalty.biases:
-            fitted = np.full(task.outputs, 1.0 / task.outputs)
-    gradient = factor * rows.T @ (fitted - values) / len(rows)
-    return float(np.abs(gradient).max())
+    shares = values.mean(axis=0)
+    intercepts = [shares]
+    if config.penalty.biases:
+        empty = 1.0 / task.outputs if task.loss == "crossentropy" else 0.0
+        intercepts.append(np.full(task.outputs, empty))
+    factor = 1.0 if task.loss == "crossentropy" else 2.0 / task.outputs
+    largest = max(np.abs(rows.T @ (fitted - values)).max() for fitted in intercepts)
+    own = 1.0
+    if config.penalty.layers and config.penalty.l1_strength:
+        dense = next(layer for layer in model.layers if type(layer).__name__ == "Dense")
+        own = dense.kernel_regularizer.l1_strength / config.penalty.l1_strength
+    if not own:
+        raise ConfigError(
+            "penalty.layers: expected a strength above 0 for the linear model's layer, or "
+            "sweep.max_strength. Received: 0"
+        )
+    return float(factor * largest / len(rows) / own)

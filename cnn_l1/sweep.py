@@ -7,7 +7,9 @@ own folder; the test split is read once, for the chosen one.
 """
 
 import argparse
+import csv
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -16,9 +18,19 @@ import sys
 
 from cnn_l1 import config as configs
 from cnn_l1.config import ConfigError
-from cnn_l1.engines import Event, Job, Plan, into, run_job, run_locally
+from cnn_l1.engines import (
+    Event,
+    Job,
+    Plan,
+    failure_file,
+    into,
+    read_failure,
+    run_job,
+    run_locally,
+    set_threads,
+)
 from cnn_l1.interrupt import stoppable
-from cnn_l1.selection import BudgetError, choose, exported_file, make_row
+from cnn_l1.selection import BudgetError, choose, excess, exported_file, make_row, score_of
 from cnn_l1.silence import import_tensorflow
 from cnn_l1.strengths import (
     bracket,
@@ -55,8 +67,9 @@ def main(arguments=None):
     parser.add_argument(
         "--output", metavar="DIR", help="folder of the sweep (default: saved_models/<name>)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a sweep that is there")
-    parser.add_argument("--resume", action="store_true", help="go on with a sweep that was cut off")
+    there = parser.add_mutually_exclusive_group()
+    there.add_argument("--overwrite", action="store_true", help="replace a sweep that is there")
+    there.add_argument("--resume", action="store_true", help="go on with a sweep that was cut off")
     parser.add_argument(
         "--address", metavar="HOST:PORT", help="Ray cluster, for sweep.engine ray; 'auto' finds it"
     )
@@ -70,10 +83,15 @@ def main(arguments=None):
         output = pathlib.Path(flags.output or pathlib.Path("saved_models") / config.name)
         if flags.dry_run:
             print(configs.dump(config))
+            print(describe_runs(config))
             return 0
-        open_folder(output, config, flags.overwrite, flags.resume)
+        check_folder(output, config, flags.overwrite, flags.resume)
         with stoppable():
+            # What this process trains, the end of the path and the choice, repeats too.
+            set_threads(config.sweep.threads)
             import_tensorflow()
+            check_network(config)
+            open_folder(output, config, flags.overwrite, flags.resume)
             sweep(config, output.absolute(), flags.address)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -84,6 +102,14 @@ def main(arguments=None):
     except KeyboardInterrupt:
         print("\ninterrupted; --resume goes on from the runs that are done", file=sys.stderr)
         return 130
+    except Exception as error:
+        from cnn_l1.train import known_failure
+
+        message = known_failure(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -109,6 +135,8 @@ def sweep(config, output, address=None):
     from cnn_l1 import pictures, report
 
     settings = config.sweep
+    # An earlier choice's, which may be another one, or none any more.
+    shutil.rmtree(output / "chosen", ignore_errors=True)
     strengths = find_strengths(config, output)
     chains = plan_chains(config, strengths)
     events = execute(config, chains, output, address)
@@ -120,16 +148,18 @@ def sweep(config, output, address=None):
     chosen, error = decide(config, rows, dense)
     rows = [dataclasses.replace(row, chosen=row is chosen) for row in rows]
     table = ([dense] if dense is not None else []) + rows
-    report.print_sweep(table)
+    classes = is_classification(config)
+    report.print_sweep(table, classes)
     for event in events.values():
         if event.state in ("failed", "stopped"):
             print(f"{event.name}: {event.state}: {event.reason}")
     report.write_rows(output / "sweep.csv", table)
-    pictures.draw_sweep(output / "pictures", rows, dense)
-    paths = read_paths(output, config, strengths)
+    pictures.draw_sweep(output / "pictures", rows, dense, classes)
+    label, paths = read_paths(output, config, strengths)
     if paths:
-        pictures.draw_paths(output / "pictures" / "path", strengths, paths, chosen)
+        pictures.draw_paths(output / "pictures" / "path", strengths, paths, label, chosen)
     if config.tensorboard:
+        shutil.rmtree(output / "tensorboard", ignore_errors=True)
         report.write_hparams(output / "tensorboard", results)
     summary = {
         "name": config.name,
@@ -140,11 +170,13 @@ def sweep(config, output, address=None):
         "rows": [dataclasses.asdict(row) for row in table],
         "runs": [{"name": name, **result} for name, result in results.items()],
         "events": [dataclasses.asdict(event) for event in events.values()],
-        "error": None if error is None else str(error),
+        "error": None,
         "chosen": None,
     }
     if error is None:
-        summary["chosen"] = test_chosen(config, chosen, chains, results, file, output)
+        summary["chosen"], error = test_chosen(config, chosen, chains, results, file, output)
+    if error is not None:
+        summary["error"] = str(error)
     report.write_json(output / "sweep.json", summary)
     if error is not None:
         raise error
@@ -166,6 +198,12 @@ def check(config, address=None):
         raise ConfigError(
             f"--address: expected sweep.engine ray. Received: sweep.engine {settings.engine}"
         )
+    if not config.penalty.l1_strength and _is_found_by_trying(config):
+        raise ConfigError(
+            "penalty.l1_strength: expected more than 0, from where the largest strength is "
+            "looked for. Received: 0. Or set sweep.max_strength."
+        )
+    plan_chains(config, settings.strengths or (settings.max_strength or 1.0,))
     written = {"model.keras"} | {f"model_{kind}.tflite" for kind in config.export.formats}
     if settings.file is not None and settings.file not in written:
         raise ConfigError(
@@ -179,25 +217,48 @@ def check(config, address=None):
             "sweep.budget: expected a TFLite file in sweep.file, whose latency and RAM can be "
             f"measured. Received: {counted_file(config)!r}"
         )
-    if settings.engine == "ray":
-        try:
-            import ray  # noqa: F401
-        except ImportError:
-            raise ConfigError(
-                "sweep.engine: expected Ray to be installed for 'ray' (pip install "
-                "'cnn_l1[ray]'). Received: no such package"
-            ) from None
+    if settings.engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            "sweep.engine: expected Ray to be installed for 'ray' (pip install "
+            "'cnn_l1[ray]'). Received: no such package"
+        )
 
 
-def open_folder(output, config, overwrite=False, resume=False):
-    """Make the folder of a sweep, or find the one to go on with.
+def describe_runs(config):
+    """One line on how many runs a sweep has, and at which strengths."""
+    settings = config.sweep
+    largest = settings.max_strength or 1.0
+    strengths = settings.strengths or spaced(largest, settings.min_ratio, settings.points)
+    count = sum(map(len, plan_chains(config, strengths)))
+    shown = ", ".join(f"{strength:.3g}" for strength in sorted(strengths))
+    if settings.strengths is None and settings.max_strength is None:
+        shown = f"{shown} of the largest, which is found first"
+    return f"{count} runs, at strengths {shown}"
 
-    Raises:
-        ConfigError: If something is in the way, or what is there is another sweep.
+
+def check_network(config):
+    """Raise `ConfigError` where data, network and rule do not go together.
+
+    Before anything is made or run, for every point would fail of it.
     """
+    from cnn_l1 import data, models, tasks
+
+    about = data.describe(config.data)
+    if config.sweep.rule == "max_drop" and about.class_names is None:
+        raise ConfigError(
+            "sweep.rule: expected 'best' or 'one_standard_error', for targets that are numbers. "
+            "Received: 'max_drop', which counts points of accuracy"
+        )
+    channels = about.input_shape[-1]
+    neutral = models.InputStatistics((0.0,) * channels, (1.0,) * channels)
+    outputs = tasks.task_of(config.training.loss, about).outputs
+    models.build(config, about.input_shape, outputs, neutral)
+
+
+def check_folder(output, config, overwrite=False, resume=False):
+    """Raise `ConfigError` where something is in the way, or is another sweep."""
     mark = output / "config.yaml"
-    text = configs.dump(config)
-    there = os.path.lexists(output) and (not output.is_dir() or any(output.iterdir()))
+    there = _is_there(output)
     if there and not output.is_dir():
         raise ConfigError(f"--output: expected a folder. Received: the file {output}")
     if there and (resume or overwrite) and not (mark.is_file() and (output / "points").is_dir()):
@@ -218,10 +279,25 @@ def open_folder(output, config, overwrite=False, resume=False):
             f"--output: expected a folder that does not exist yet. Received: {output}, which "
             "does. Give --resume to go on, --overwrite to replace it, or another --output."
         )
-    if there:
+
+
+def _is_there(output):
+    return os.path.lexists(output) and (not output.is_dir() or any(output.iterdir()))
+
+
+def open_folder(output, config, overwrite=False, resume=False):
+    """Make the folder of a sweep, or find the one to go on with.
+
+    Raises:
+        ConfigError: If something is in the way, or what is there is another sweep.
+    """
+    check_folder(output, config, overwrite, resume)
+    if _is_there(output):
+        if resume:
+            return
         shutil.rmtree(output)
     (output / "points").mkdir(parents=True)
-    mark.write_text(text, encoding="utf-8")
+    (output / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
 
 
 # What may differ between the beginning of a sweep and its end: no point depends on it.
@@ -230,12 +306,17 @@ FREE = ("workers", "engine", "early_stopping", "rule", "max_drop", "budget", "fi
 
 def same_results(one, other):
     """Whether the points of two sweeps are the same, so that one can go on with another's."""
+    return _what_counts(one) == _what_counts(other)
+
+
+def _what_counts(config):
     free = {name: configs.SweepConfig.model_fields[name].default for name in FREE}
-    both = [c.model_copy(update={"sweep": c.sweep.model_copy(update=free)}) for c in (one, other)]
-    budgets = [
-        c.sweep.budget is not None and bool(c.sweep.budget.max_ram_bytes) for c in (one, other)
-    ]
-    return both[0] == both[1] and budgets[0] == budgets[1]
+    update = {
+        "expected_result": "",
+        "measure": base_of(config).measure,
+        "sweep": config.sweep.model_copy(update=free),
+    }
+    return config.model_copy(update=update)
 
 
 def find_strengths(config, output):
@@ -250,31 +331,33 @@ def find_strengths(config, output):
             largest = json.loads(kept.read_text(encoding="utf-8"))["max_strength"]
         else:
             largest = find_largest(config, output)
-            kept.write_text(json.dumps({"max_strength": largest}) + "\n", encoding="utf-8")
+            written = output / ".max_strength.json"
+            written.write_text(json.dumps({"max_strength": largest}) + "\n", encoding="utf-8")
+            written.replace(kept)  # in one step: half a file could not be gone on with
     return spaced(largest, settings.min_ratio, settings.points)
 
 
 def find_largest(config, output):
     """The smallest strength that leaves nothing: computed, or found by trying."""
-    if config.model.name == "linear" and config.penalty.name in ("l1", "l1l2"):
+    if _is_in_closed_form(config):
         largest = largest_linear(config)
         print(f"Largest strength: {largest:.6g}, at which every weight is zero")
         return largest
-    if not config.penalty.l1_strength:
-        raise ConfigError(
-            "penalty.l1_strength: expected more than 0, from where the largest strength is "
-            "looked for. Received: 0. Or set sweep.max_strength."
-        )
 
     def is_constant(strength):
         point = with_strength(base_of(config), strength)
-        quick = {"fine_tuning.epochs": 0, "export.formats": [], "shrink.enabled": False}
+        quick: dict = {
+            "fine_tuning.epochs": 0,
+            "export.formats": [],
+            "shrink.enabled": False,
+            "training.empty_layers": "warn",  # what is looked for is an empty network
+            "tensorboard": False,
+        }
         point = with_settings(point, quick)
         folder = output / "bracket"
         job = Job(f"{strength:.6g}", point.model_dump(mode="json"), strength)
         event = run_job(folder, job)
         if event.state == "failed":
-            # Too strong a penalty may also leave nothing that can be exported.
             raise NoChoiceError(f"strength {strength:.3g}: {event.reason}")
         text = (folder / "points" / job.name / "report.json").read_text(encoding="utf-8")
         constant = json.loads(text)["constant_output"]
@@ -282,6 +365,16 @@ def find_largest(config, output):
         return constant
 
     return bracket(config.penalty.l1_strength, is_constant)
+
+
+def _is_in_closed_form(config):
+    return config.model.name == "linear" and config.penalty.name in ("l1", "l1l2")
+
+
+def _is_found_by_trying(config):
+    settings = config.sweep
+    given = settings.strengths is not None or settings.max_strength is not None
+    return not given and not _is_in_closed_form(config)
 
 
 def base_of(config):
@@ -358,6 +451,7 @@ def execute(config, chains, output, address=None):
         larger_is_better=is_classification(config),
         epochs=config.training.epochs + config.fine_tuning.epochs,
     )
+    _forget_failures(plan, settings.early_stopping is not None)
     events: dict[str, Event] = {}
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, TimeElapsedColumn()) as progress:
@@ -379,6 +473,17 @@ def execute(config, chains, output, address=None):
         for job in chain:
             events.setdefault(job.name, Event(job.name, "failed", "it was never run"))
     return events
+
+
+def _forget_failures(plan, keep_stopped):
+    """Remove the reasons of an earlier part of the sweep, for its jobs are tried again.
+
+    Not of those that were stopped: without the others beside it nothing would stop it again.
+    """
+    for job in (job for chain in plan.chains for job in chain):
+        event = read_failure(plan.folder, job.name)
+        if event is not None and not (keep_stopped and event.state == "stopped"):
+            failure_file(plan.folder, job.name).unlink()
 
 
 def is_classification(config):
@@ -425,13 +530,10 @@ def decide(config, rows, dense):
     """The chosen `Row` and `None`, or `None` and why there is none."""
     settings = config.sweep
     larger = is_classification(config)
-    if settings.rule == "max_drop" and not larger:
-        return None, NoChoiceError(
-            "sweep.rule: expected 'best' or 'one_standard_error' for targets that are numbers. "
-            "Received: 'max_drop', which counts points of accuracy"
-        )
     if settings.rule == "max_drop" and dense.score is None:
-        return None, NoChoiceError("sweep.rule: expected a dense twin that ended well for max_drop")
+        return None, NoChoiceError(
+            "sweep.rule: expected a dense twin that ended well, for 'max_drop'. Received: none"
+        )
     try:
         chosen = choose(rows, settings.rule, larger, settings.max_drop, dense, settings.budget)
     except BudgetError as error:
@@ -442,64 +544,84 @@ def decide(config, rows, dense):
 
 
 def test_chosen(config, row, chains, results, file, output):
-    """Measure the chosen model on the test split, once; returns what was measured.
+    """Measure the chosen model on the test split, once.
 
     With one validation part the model is the run whose own validation score is best.
     Cross-validation chooses a strength; a network is then trained at it on the whole
     training split, parted as a single run does.
+
+    Returns:
+        What was measured and `None`, or `None` and why it could not be.
     """
     from cnn_l1 import train
 
     folder = output / "chosen"
-    shutil.rmtree(folder, ignore_errors=True)
-    if config.sweep.folds:
-        final = with_strength(base_of(config), row.l1_strength)
-        final = with_settings(final, {"measure.split": "test", "name": "chosen"})
-        with (output / "logs" / "chosen.txt").open("w", encoding="utf-8") as log, into(log):
-            report = train.run(final, folder)
-        source = None
-    else:
-        sign = 1.0 if is_classification(config) else -1.0
-
-        def score(name):
-            figures = exported_file(results[name], file)[1]
-            error = figures["mean_squared_error"]
-            return sign * (error if figures["accuracy"] is None else figures["accuracy"])
-
-        source = max((n for n in names_at(chains, row.l1_strength) if n in results), key=score)
-        report = train.measure_again(output / "points" / source, folder, "test")
+    source = None
+    try:
+        if config.sweep.folds:
+            final = with_strength(base_of(config), row.l1_strength)
+            final = with_settings(final, {"measure.split": "test", "name": "chosen"})
+            with (output / "logs" / "chosen.txt").open("w", encoding="utf-8") as log, into(log):
+                report = train.run(final, folder)
+        else:
+            sign = 1.0 if is_classification(config) else -1.0
+            source = max(
+                (name for name in names_at(chains, row.l1_strength) if name in results),
+                key=lambda name: sign * score_of(exported_file(results[name], file)[1])[0],
+            )
+            report = train.measure_again(output / "points" / source, folder, "test")
+    except Exception as error:
+        message = train.known_failure(error)
+        if message is None:
+            raise
+        return None, NoChoiceError(f"chosen strength {row.l1_strength:.3g}: {message}")
     name, figures = exported_file(report, file)
-    return {"l1_strength": row.l1_strength, "run": source, "file": f"chosen/{name}", **figures}
+    budget = config.sweep.budget
+    fits = None if budget is None else excess(figures, budget) <= 1
+    score, deviation = score_of(figures)
+    shown = f"mean squared error {score:.5g} ± {deviation:.3g}"
+    if figures["accuracy"] is not None:
+        shown = f"accuracy {score:.2%} ± {deviation:.2%}"
+    print(
+        f"Chosen: strength {row.l1_strength:.3g}, test {shown}, "
+        f"{figures['bytes']:,} bytes, chosen/{name}"
+    )
+    if fits is False:
+        # Its folds' files did; this one was trained on more data, or timed at another moment.
+        print("This file is beyond sweep.budget, though those that it was chosen by are not")
+    chosen = {"l1_strength": row.l1_strength, "run": source, "file": f"chosen/{name}"}
+    return chosen | {"fits": fits, **figures}, None
 
 
 def read_paths(output, config, strengths):
     """What to draw along the path: weights of a linear model, else sparsity by layer.
 
-    Of the first fold and seed. Returns `{name: [value or None, …]}`.
+    Of the first fold and seed. Returns what it is, and `{name: [value or None, …]}`.
     """
     fold = 0 if config.sweep.folds else None
     seed = (config.sweep.seeds or (config.seed,))[0]
+    label = ""
     paths: dict[str, list] = {}
     for position in range(len(strengths)):
         folder = output / "points" / job_name(position, fold, seed)
-        for key, value in _values(folder, config).items():
+        if not (folder / "report.json").is_file():
+            continue
+        label, values = _values(folder, config)
+        for key, value in values.items():
             paths.setdefault(key, [None] * len(strengths))[position] = value
-    return paths
+    return label, paths
 
 
 def _values(folder, config):
-    import csv
-
-    if not (folder / "report.json").is_file():
-        return {}
     table = folder / "features.csv"
     if config.model.name == "linear" and table.is_file():
         with table.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         if "weight" in rows[0]:
-            return {row["feature"]: float(row["weight"]) for row in rows}
+            return "weight", {row["feature"]: float(row["weight"]) for row in rows}
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    return {layer["layer"]: layer["sparsity"] for layer in report["counts"]["layers"]}
+    layers = report["counts"]["layers"]
+    return "sparsity of the layer", {layer["layer"]: layer["sparsity"] for layer in layers}
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def main(arguments=None):
         print("\ninterrupted; nothing was written", file=sys.stderr)
         return 130
     except Exception as error:
-        message = _known_failure(error)
+        message = known_failure(error)
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr)
@@ -710,7 +710,7 @@ def versions():
     return {"python": platform.python_version()} | {n: metadata.version(n) for n in names}
 
 
-def _known_failure(error):
+def known_failure(error):
     """One line for a failure that a user can act on; `None` for a bug of ours."""
     import errno
 
