@@ -187,13 +187,28 @@ DEFAULT_BLOCKS: tuple[Block, ...] = (
 )
 
 
+class PointwiseConfig(Section):
+    """The builder `pointwise`: depthwise and 1×1 convolutions, as MobileNet has."""
+
+    width: POSITIVE = 16
+    """Channels of the first convolution; each halving of the image doubles them."""
+    halvings: COUNT = 2
+    """How often the image is halved, behind the first convolution, which does so too."""
+    repeats: POSITIVE = 2
+    """Pairs of depthwise and 1×1 convolution at each size of the image."""
+    residual: bool = True
+    """Whether a pair that keeps its shape is added to its input."""
+
+
 class ModelConfig(Section):
     """Which network."""
 
-    name: Literal["cnn", "linear", "lenet_300_100", "lenet5", "resnet8"] = "cnn"
-    """Builder; `cnn` reads `blocks`."""
+    name: Literal["cnn", "linear", "lenet_300_100", "lenet5", "resnet8", "pointwise"] = "cnn"
+    """Builder; `cnn` reads `blocks`, `pointwise` its section."""
     blocks: tuple[Block, ...] | None = None
     """Layers of `cnn`, in order; the last must give one value a class or target."""
+    pointwise: PointwiseConfig | None = None
+    """Settings of `pointwise`. Default: those of its section."""
     dropout: FRACTION = 0.0
     """Dropout rate in front of the last dense layer."""
     normalization: Literal["auto", "rescale", "standardize", "none"] = "auto"
@@ -210,6 +225,14 @@ class ModelConfig(Section):
             raise ValueError(f"blocks must be left out unless name is 'cnn', not {self.name!r}")
         if self.blocks is not None and not self.blocks:
             raise ValueError("blocks must have at least one block")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _settings_belong_to_pointwise(self):
+        if self.pointwise is not None and self.name != "pointwise":
+            raise ValueError(
+                f"pointwise must be left out unless name is 'pointwise', not {self.name!r}"
+            )
         return self
 
 

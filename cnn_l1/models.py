@@ -13,7 +13,7 @@ import keras
 from keras import layers
 
 from cnn_l1 import coupling, groups, penalties
-from cnn_l1.config import DEFAULT_BLOCKS, AugmentationConfig, ConfigError
+from cnn_l1.config import DEFAULT_BLOCKS, AugmentationConfig, ConfigError, PointwiseConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -340,12 +340,69 @@ def _resnet8(x, config, output_count, regularizers):
     return _dense(x, output_count, "dense", regularizers, "linear")
 
 
+def _pointwise(x, config, output_count, regularizers):
+    """A small MobileNet (Howard et al., 2017), for XNNPACK's sparse path.
+
+    Almost all its weights are in 1×1 convolutions, the only ones which that path has
+    sparse; what else it asks for is in docs/sparse.md, and `cnn_l1.sparse_tflite` checks it.
+    """
+    settings = config.pointwise or PointwiseConfig()
+
+    def norm_relu(x, name):
+        x = layers.BatchNormalization(name=f"{name}_norm")(x)
+        return layers.Activation("relu", name=f"{name}_relu")(x)
+
+    def halve(x, name):
+        # Zeros that a layer of its own adds stay explicit in the file on even sizes only:
+        # of odd ones the converter makes `same` padding, which the sparse path has not.
+        rows, columns = x.shape[1:3]
+        if rows % 2 or columns % 2:
+            raise ValueError(
+                f"{name} must halve an even number of rows and columns, not {rows}x{columns}"
+            )
+        return layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
+
+    def depthwise(x, strides, name):
+        if strides == 2:
+            x = halve(x, name)
+        x = layers.DepthwiseConv2D(
+            3, strides=strides, padding="valid" if strides == 2 else "same", use_bias=False,
+            depthwise_initializer="he_normal",
+            depthwise_regularizer=regularizers.penalty(name), name=name,
+        )(x)  # fmt: skip
+        return norm_relu(x, name)
+
+    def conv(x, filters, kernel_size, name, **settings):
+        x = _conv(
+            x, filters, kernel_size, name, regularizers, use_bias=False,
+            kernel_initializer="he_normal", **settings,
+        )  # fmt: skip
+        return norm_relu(x, name)
+
+    if len(x.shape) != 4 or x.shape[-1] != 3:
+        raise ValueError(f"its first convolution reads 3 channels, not shape {tuple(x.shape[1:])}")
+    x = conv(halve(x, "conv"), settings.width, 3, "conv", strides=2)
+    filters, number = settings.width, 0
+    for size in range(settings.halvings + 1):
+        for repeat in range(settings.repeats):
+            number += 1
+            strides = 2 if size and not repeat else 1
+            filters *= strides
+            y = depthwise(x, strides, f"depthwise_{number}")
+            y = conv(y, filters, 1, f"pointwise_{number}")
+            keeps = settings.residual and strides == 1
+            x = layers.Add(name=f"add_{number}")([x, y]) if keeps else y
+    x = _drop(layers.GlobalAveragePooling2D(name="global_pool")(x), config)
+    return _dense(x, output_count, "dense", regularizers, "linear")
+
+
 BUILDERS = {
     "cnn": _cnn,
     "linear": _linear,
     "lenet_300_100": _lenet_300_100,
     "lenet5": _lenet5,
     "resnet8": _resnet8,
+    "pointwise": _pointwise,
 }
 
 

@@ -225,6 +225,11 @@ REFUSED = {
         ("model: ", "blocks must be left out unless name is 'cnn', not 'lenet5'", "'blocks':"),
         (),
     ),
+    "settings of pointwise with resnet8": (
+        "name: a\nmodel: {name: resnet8, pointwise: {width: 4}}\n",
+        ("model: ", "pointwise must be left out unless name is 'pointwise', not 'resnet8'", "4"),
+        (),
+    ),
     "no blocks": (
         in_section("model", "blocks: []"),
         ("model: ", "blocks must have at least one block", "{'blocks': []}"),

@@ -31,6 +31,7 @@ CASES = {
     "lenet_300_100": ({"name": "lenet_300_100"}, (12, 12, 1)),
     "lenet5": ({"name": "lenet5"}, (20, 20, 1)),
     "resnet8": ({"name": "resnet8"}, (16, 16, 3)),
+    "pointwise": ({"name": "pointwise"}, (16, 16, 3)),
 }
 
 

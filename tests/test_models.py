@@ -60,6 +60,9 @@ def images(shape, seed=0):
         ("resnet8", (32, 32, 3), 78_666),
         # (5·5·1+1)·32 + (2·2·32+1)·128 + (128+1)·10
         ("cnn", (8, 8, 1), 18_634),
+        # With 4 a channel of each batch-norm. First: 27·16. Pairs, 9·c + c·d for c channels
+        # to d: 16 → 16 → 16 → 32 → 32 → 64 → 64. Last: (64+1)·10.
+        ("pointwise", (32, 32, 3), 12_522),
     ],
 )
 def test_parameter_counts(name, input_shape, parameters):
@@ -70,7 +73,7 @@ def test_parameter_counts(name, input_shape, parameters):
     assert model(images((2, *input_shape))).shape == (2, 10)
 
 
-@pytest.mark.parametrize("name", ["cnn", "lenet5", "lenet_300_100", "resnet8"])
+@pytest.mark.parametrize("name", ["cnn", "lenet5", "lenet_300_100", "resnet8", "pointwise"])
 def test_class_count(name):
     model = build((32, 32, 3), 7, model={"name": name})
     assert model.output_shape == (None, 7)
@@ -84,6 +87,47 @@ def test_resnet8_adds_its_shortcuts():
     assert model.get_layer("stack_3_shortcut").kernel.shape == (1, 1, 32, 64)
 
 
+def pointwise(shape=(32, 32, 3), **settings):
+    return build(shape, model={"name": "pointwise", "pointwise": settings})
+
+
+def test_pointwise_follows_its_settings():
+    model = pointwise(width=4, halvings=3, repeats=1)
+    shapes = [layer.output.shape[1:] for layer in model.layers if layer.name.startswith("point")]
+    # By name, each convolution comes with its batch-norm and its relu.
+    assert shapes[::3] == [(16, 16, 4), (8, 8, 8), (4, 4, 16), (2, 2, 32)]
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds.count("DepthwiseConv2D") == 4
+    # Zeros around each halved image are explicit, and what halves it pads none.
+    assert kinds.count("ZeroPadding2D") == 4
+    halving = [layer for layer in model.layers if getattr(layer, "strides", None) == (2, 2)]
+    assert [layer.padding for layer in halving] == ["valid"] * 4
+
+
+@pytest.mark.parametrize(("residual", "adds"), [(True, 4), (False, 0)])
+def test_pointwise_adds_pairs_that_keep_their_shape(residual, adds):
+    model = pointwise(residual=residual)
+    assert sum(isinstance(layer, keras.layers.Add) for layer in model.layers) == adds
+
+
+@pytest.mark.parametrize(
+    ("shape", "settings", "reason"),
+    [
+        ((28, 28, 1), {}, "its first convolution reads 3 channels, not shape (28, 28, 1)"),
+        (
+            (28, 28, 3),
+            {},
+            "depthwise_5 must halve an even number of rows and columns, not 7x7",
+        ),
+        ((33, 32, 3), {}, "conv must halve an even number of rows and columns, not 33x32"),
+    ],
+)
+def test_pointwise_that_does_not_fit(shape, settings, reason):
+    message = refusal(shape, model={"name": "pointwise", "pointwise": settings})
+    assert message.endswith(f"Received: pointwise, which does not: {reason}")
+    build((28, 28, 3), model={"name": "pointwise", "pointwise": {"halvings": 1}})
+
+
 @pytest.mark.parametrize(
     "model_section",
     [
@@ -91,9 +135,10 @@ def test_resnet8_adds_its_shortcuts():
         {"name": "lenet_300_100"},
         {"name": "resnet8"},
         {"name": "cnn"},
+        {"name": "pointwise"},
         {"blocks": NORMED},
     ],
-    ids=["lenet5", "lenet_300_100", "resnet8", "cnn", "depthwise"],
+    ids=["lenet5", "lenet_300_100", "resnet8", "cnn", "pointwise", "depthwise"],
 )
 def test_every_kernel_has_a_penalty_and_nothing_else(model_section):
     model = build((32, 32, 3), model=model_section, penalty={"l1_strength": 0.25})
@@ -346,7 +391,7 @@ def test_block_names_given_twice(name):
     assert name in message
 
 
-@pytest.mark.parametrize("name", ["cnn", "lenet5", "lenet_300_100", "resnet8"])
+@pytest.mark.parametrize("name", ["cnn", "lenet5", "lenet_300_100", "resnet8", "pointwise"])
 def test_dropout_is_in_front_of_the_last_dense_layer(name):
     model = build((32, 32, 3), model={"name": name, "dropout": 0.25})
     names = [layer.name for layer in model.layers]

@@ -21,6 +21,7 @@ from random_models import (
     zero_reads,
 )
 
+from cnn_l1 import config, models
 from cnn_l1.macs import count_macs
 from cnn_l1.shrink import ShrinkError, apply_shrink, plan_shrink
 
@@ -1914,9 +1915,18 @@ def test_many_random_models(recipe):
     check_and_reduce(recipe)
 
 
-# --- networks of keras.applications --------------------------------------------------
+# --- networks of keras.applications, and of our own -----------------------------------
+
+
+def pointwise(input_shape, classes, **_):
+    """The builder of our own that has depthwise convolutions, and zero padding between."""
+    section = {"name": "pointwise", "pointwise": {"width": 32}}
+    resolved = config.validate({"name": "a", "model": section})
+    return models.build(resolved, input_shape, classes)
+
 
 NETWORKS = {
+    "pointwise": pointwise,
     "MobileNetV2": keras.applications.MobileNetV2,
     "MobileNet": keras.applications.MobileNet,
     "ResNet50": keras.applications.ResNet50,
@@ -1957,8 +1967,8 @@ def sparse_network(name):
             layer.beta.assign(random.normal(0.0, 0.3, layer.beta.shape))
             layer.gamma.assign(random.uniform(0.5, 1.5, layer.gamma.shape))
     images = random_inputs(model, count=16, seed=2)
-    if name == "EfficientNetB0":
-        images = 64.0 * images + 128.0  # it rescales by itself
+    if name in ("EfficientNetB0", "pointwise"):
+        images = 64.0 * images + 128.0  # they rescale by themselves
     model(images, training=True)  # sets the moving statistics
     for layer in norms:
         variance = np.array(layer.moving_variance)
@@ -1976,8 +1986,9 @@ def sparse_network(name):
 @pytest.mark.parametrize(
     "name",
     [
+        "pointwise",
         "MobileNetV2",
-        *(pytest.param(x, marks=pytest.mark.slow) for x in NETWORKS if x != "MobileNetV2"),
+        *(pytest.param(x, marks=pytest.mark.slow) for x in list(NETWORKS)[2:]),
     ],
 )
 def test_networks_of_keras(name):
