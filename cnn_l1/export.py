@@ -189,6 +189,8 @@ def export_onnx(model, path):
     """
     try:
         with silenced():
+            # Keras exports only what has been called since it was built.
+            model(np.zeros((1, *model.input_shape[1:]), model.inputs[0].dtype))
             model.export(path, format="onnx", verbose=False)
     except Exception as error:  # whatever tf2onnx raises
         reason = " ".join(str(error).split())[:200]
