@@ -93,6 +93,12 @@ KINDS = ("float32", "float16", "dynamic_int8", "int8", "int16x8")
 CALIBRATED = ("int8", "int16x8")
 
 
+def file_name(kind):
+    """The name of a format's file in a run's folder."""
+    names = {"saved_model": "saved_model", "onnx": "model.onnx", "keras": "model.keras"}
+    return names.get(kind, f"model_{kind}.tflite")
+
+
 def export_tflite(model, path, calibration_images=None, kind=None, io_type="int8", strip=True):
     """Write a TFLite file: batch 1, builtin operators only.
 
@@ -183,6 +189,8 @@ def export_onnx(model, path):
     """
     try:
         with silenced():
+            # Keras exports only what has been called since it was built.
+            model(np.zeros((1, *model.input_shape[1:]), model.inputs[0].dtype))
             model.export(path, format="onnx", verbose=False)
     except Exception as error:  # whatever tf2onnx raises
         reason = " ".join(str(error).split())[:200]

@@ -12,7 +12,12 @@ from cnn_l1.metadata import remove_metadata
 
 BYTES_A_LINE = 12
 # Methods whose names do not follow from the operator's, as CONV_2D -> AddConv2D does.
-RESOLVER_NAMES = {"BATCH_MATMUL": "AddBatchMatMul"}
+RESOLVER_NAMES = {
+    "BATCH_MATMUL": "AddBatchMatMul",
+    "CUMSUM": "AddCumSum",
+    "PADV2": "AddPadV2",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": "AddUnidirectionalSequenceLSTM",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,7 +87,7 @@ def read_tflite(content):
             if zero_points is not None and np.any(np.asarray(zero_points)):
                 raise ExportError(
                     f"Weights of {name} expected with zero point 0. "
-                    f"Received: {list(zero_points)[:4]}"
+                    f"Received: {[int(point) for point in zero_points[:4]]}"
                 )
             dtype = NUMPY_TYPES[tensor.type]
             weights.append(np.frombuffer(bytes(data), dtype).reshape(tensor.shape))

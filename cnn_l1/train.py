@@ -517,9 +517,7 @@ def export_files(model, folder, config, dataset, prefix=""):
     for kind in settings.formats:
         if kind == "c":
             continue
-        name = {"saved_model": "saved_model", "onnx": "model.onnx"}.get(
-            kind, f"model_{kind}.tflite"
-        )
+        name = export.file_name(kind)
         path = files[prefix + name] = folder / name
         if kind == "saved_model":
             export.export_saved_model(model, path)

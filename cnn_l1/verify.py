@@ -12,6 +12,7 @@ import json
 import math
 import pathlib
 import sys
+import tempfile
 
 from cnn_l1 import config as configs
 from cnn_l1 import manifest
@@ -74,23 +75,30 @@ def verify(folder, with_data=True):
         files = report["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [*found, f"report.json, config.yaml: expected to be read. Received: {_short(error)}"]
+    found += check_config(config, report)
+    found += check_formats(folder, files, config)
     examples = None
     if with_data:
         try:
-            examples = load_examples(config, report)
+            examples = load_examples(config)
         except ConfigError as error:
             found.append(f"data: {error} (or give --no-data)")
     networks, broken = load_networks(folder, files)
     found += broken
     if "" in networks:
-        found += check_counts(networks[""], report)
+        found += check_counts(networks[""], report, config)
     found += check_shrunk(networks, config)
     for name, figures in files.items():
         path = folder / name
         if not path.exists():
             found.append(f"{name}: expected a file. Received: nothing there")
             continue
-        found += check_file(name, path, figures, networks, config, examples)
+        try:
+            found += check_file(name, path, figures, networks, config, examples)
+            if name.endswith(".tflite") and config.export.metadata:
+                found += check_metadata(folder, name, report)
+        except (KeyError, TypeError) as error:  # of a report that lacks or garbles a figure
+            found.append(f"report.json: expected figures of {name}. Received: {_short(error)}")
     for source in sorted(folder.rglob("*.cc")):
         found += check_source(folder, source)
     for encoded in sorted(folder.rglob("*_encoded.tflite")):
@@ -120,14 +128,54 @@ def check_manifest(folder):
     return found
 
 
-def load_examples(config, report):
+def check_config(config, report):
+    """What the report tells of the config, against the config."""
+    pairs = {
+        "name": (report.get("name"), config.name),
+        "seed": (report.get("seed"), config.seed),
+        "method": (report.get("method"), config.training.method),
+        "l1_strength": (report.get("l1_strength"), config.penalty.l1_strength),
+    }
+    data = report.get("data")
+    data = data if isinstance(data, dict) else {}
+    pairs["data.name"] = data.get("name"), config.data.name
+    pairs["measure.split"] = data.get("measured_split"), config.measure.split
+    return [
+        f"config.yaml: expected {key} {told}, as in report.json. Received: {received}"
+        for key, (told, received) in pairs.items()
+        if told != received
+    ]
+
+
+def check_formats(folder, files, config):
+    """Files that the config asks for and the report, or the folder, lacks."""
+    from cnn_l1 import export
+
+    prefixes = {name.removesuffix("model.keras") for name in files if name.endswith("model.keras")}
+    prefixes |= {"", "dense/"} if config.baseline else {""}
+    found = []
+    for prefix in sorted(prefixes):
+        for kind in ("keras", *config.export.formats):
+            if kind == "c":
+                made_of = export.file_name("int8" if "int8" in config.export.formats else "float32")
+                names = [prefix + made_of.replace(".tflite", suffix) for suffix in (".h", ".cc")]
+                found += [
+                    f"{name}: expected a file, for format c. Received: nothing there"
+                    for name in names
+                    if not (folder / name).is_file()
+                ]
+            elif prefix + export.file_name(kind) not in files:
+                name = prefix + export.file_name(kind)
+                found.append(f"report.json: expected figures of {name}. Received: none")
+    return found
+
+
+def load_examples(config):
     """The split that the report's figures are of."""
     from cnn_l1 import data
 
     dataset = data.load(config.data, config.seed)
-    if report["data"]["measured_split"] == "test":
-        return dataset.load_test()
-    return dataset.validation
+    return dataset.load_test() if config.measure.split == "test" else dataset.validation
 
 
 def load_networks(folder, files):
@@ -145,8 +193,12 @@ def load_networks(folder, files):
     return networks, found
 
 
-def check_counts(model, report):
-    """Zeros of the Keras model against the report's counts."""
+def check_counts(model, report, config):
+    """Zeros of the Keras model against the report's counts.
+
+    A report counts before batch-norms are folded, which takes parameters away and can only
+    add zeros, where a scale is zero.
+    """
     from cnn_l1 import report as reports
     from cnn_l1 import sparsity
 
@@ -154,6 +206,8 @@ def check_counts(model, report):
     found = []
     for key in ("weights", "zeros", "parameters", "nonzero_parameters"):
         told = report.get("counts", {}).get(key)
+        if config.export.fold_batch_norm and key != "weights":
+            continue
         if told != counted[key]:
             found.append(f"model.keras: expected {key} {told}. Received: {counted[key]}")
     return found
@@ -178,14 +232,17 @@ def check_shrunk(networks, config):
 
 def check_file(name, path, figures, networks, config, examples):
     """One exported file against its figures."""
-    from cnn_l1 import export, measure
+    from cnn_l1 import export, macs, measure
 
     found = []
+    model = networks.get(next(p for p in ("shrunk/", "dense/", "") if name.startswith(p)))
     size = sum(len(content) for content in measure.contents(path))
     if size != figures["bytes"]:
         found.append(f"{name}: expected {figures['bytes']} bytes. Received: {size}")
-    prefix = next(p for p in ("shrunk/", "dense/", "") if name.startswith(p))
-    model = networks.get(prefix)
+    if model is not None:
+        counted = sum(macs.count_macs(model).values())
+        if counted != figures["macs"]:
+            found.append(f"{name}: expected {figures['macs']} multiply-adds. Received: {counted}")
     if name.endswith(".tflite"):
         try:
             tflite = export.read_tflite(path.read_bytes())
@@ -199,6 +256,12 @@ def check_file(name, path, figures, networks, config, examples):
         for key, value in (("weights", tflite.weight_count), ("zeros", tflite.zeros)):
             if value != figures[key]:
                 found.append(f"{name}: expected {key} {figures[key]}. Received: {value}")
+        operators = list(dict.fromkeys(tflite.operators))
+        if operators != figures["operators"]:
+            found.append(
+                f"{name}: expected operators {', '.join(figures['operators'])}. "
+                f"Received: {', '.join(operators)}"
+            )
         if not tflite.is_finite:
             found.append(f"{name}: expected finite weights. Received: NaN or infinity")
     if examples is None or model is None:
@@ -206,19 +269,54 @@ def check_file(name, path, figures, networks, config, examples):
     return found + check_scores(name, path, figures, model, config, examples)
 
 
+def check_metadata(folder, name, report):
+    """Labels and config behind a TFLite file against the run's."""
+    import yaml
+
+    from cnn_l1 import metadata
+
+    try:
+        behind = metadata.read_files((folder / name).read_bytes())
+        told = yaml.safe_load(behind.get(metadata.CONFIG, ""))
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except Exception as error:  # whatever a broken archive makes its reader raise
+        return [f"{name}: expected metadata to be read. Received: {_short(error)}"]
+    found = []
+    names = report["data"]["class_names"]
+    labels = None if names is None else "".join(f"{label}\n" for label in names)
+    if behind.get(metadata.LABELS) != labels:
+        found.append(f"{name}: expected the labels of report.json. Received: others")
+    # Files can be measured on another split later.
+    if _without_measure(told) != _without_measure(config):
+        found.append(f"{name}: expected the config of config.yaml. Received: another")
+    return found
+
+
+def _without_measure(config):
+    return {k: v for k, v in config.items() if k != "measure"} if isinstance(config, dict) else None
+
+
 def check_source(folder, source):
-    """The array of a C source against the TFLite file it was made of."""
-    from cnn_l1 import firmware, metadata
+    """A C source and its header against the TFLite file they were made of."""
+    from cnn_l1 import firmware
 
     made_of = source.with_suffix(".tflite")
     name = source.relative_to(folder).as_posix()
-    try:
-        expected = metadata.remove_metadata(made_of.read_bytes())
-    except Exception as error:
-        return [f"{name}: expected {made_of.name} beside it. Received: {_short(error)}"]
-    if firmware.read_c_source(source) != expected:
-        return [f"{name}: expected the bytes of {made_of.name}. Received: others"]
-    return []
+    found = []
+    with tempfile.TemporaryDirectory() as again:
+        header = pathlib.Path(again) / source.with_suffix(".h").name
+        try:
+            firmware.write_c_source(made_of, header)
+        except Exception as error:
+            return [f"{name}: expected {made_of.name} beside it. Received: {_short(error)}"]
+        for path in (source, source.with_suffix(".h")):
+            expected = header.with_suffix(path.suffix).read_bytes()
+            if not path.is_file() or path.read_bytes() != expected:
+                found.append(
+                    f"{path.relative_to(folder).as_posix()}: expected what {made_of.name} gives. "
+                    "Received: something else"
+                )
+    return found
 
 
 def check_encoded(folder, encoded):
@@ -254,6 +352,10 @@ def check_loads(name, path):
             import tensorflow as tf
 
             tf.saved_model.load(str(path))
+        elif name.endswith(".onnx"):
+            import onnxruntime
+
+            onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:
         return [f"{name}: expected to load in its runtime. Received: {_short(error)}"]
     return []
@@ -264,12 +366,14 @@ def check_scores(name, path, figures, model, config, examples):
     from cnn_l1 import data, measure, tasks, train
 
     task = tasks.task_of(config.training.loss, data.describe(config.data))
-    reference = train.predict(model, examples)
     try:
+        reference = train.predict(model, examples)
         again = measure.measure_file(path, examples.evaluation_batches(), reference, task.decide)
     except Exception as error:
         return [f"{name}: expected to run on the data. Received: {_short(error)}"]
     found = []
+    if again.examples != figures["examples"]:
+        found.append(f"{name}: expected {figures['examples']} examples. Received: {again.examples}")
     slack = max(EXAMPLES, 1.5 / again.examples)
     for key in ("accuracy", "agreement"):
         told, received = figures[key], getattr(again, key)

@@ -1,0 +1,123 @@
+"""Reading TFLite files without TensorFlow: multiply-adds and weights, kind by kind."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from cnn_l1 import config, export, macs, models, tflite_file
+
+IMAGES = np.random.default_rng(0).uniform(0, 1, (4, 9, 8, 3)).astype("float32")
+# One layer each, behind (9, 8, 3) images; multiply-adds by hand.
+LAYERS = {
+    "conv": (lambda: layers.Conv2D(5, 3), 7 * 6 * 9 * 3 * 5),
+    "conv_same": (lambda: layers.Conv2D(5, (3, 2), padding="same"), 9 * 8 * 6 * 3 * 5),
+    "conv_strided": (lambda: layers.Conv2D(4, 3, strides=2, padding="same"), 5 * 4 * 9 * 3 * 4),
+    "conv_dilated": (lambda: layers.Conv2D(4, 3, dilation_rate=2), 5 * 4 * 9 * 3 * 4),
+    "conv_1x1": (lambda: layers.Conv2D(7, 1), 9 * 8 * 3 * 7),
+    "depthwise": (lambda: layers.DepthwiseConv2D(3), 7 * 6 * 9 * 3),
+    "depthwise_times_2": (
+        lambda: layers.DepthwiseConv2D(3, depth_multiplier=2, strides=2, padding="same"),
+        5 * 4 * 9 * 3 * 2,
+    ),
+    "separable": (lambda: layers.SeparableConv2D(6, 3), 7 * 6 * (9 * 3 + 3 * 6)),
+    "transposed": (lambda: layers.Conv2DTranspose(4, 3, strides=2), 9 * 8 * 9 * 3 * 4),
+    "dense_on_channels": (lambda: layers.Dense(6), 9 * 8 * 3 * 6),
+}
+
+
+def convert(model, tmp_path, kind="float32"):
+    path = tmp_path / f"{kind}.tflite"
+    images = IMAGES if kind in export.CALIBRATED else None
+    export.export_tflite(model, path, images, kind)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_multiply_adds_of_one_layer(name, tmp_path):
+    make, expected = LAYERS[name]
+    model = keras.Sequential([keras.Input((9, 8, 3)), make()])
+    assert sum(macs.count_macs(model).values()) == expected
+    assert tflite_file.count_tflite_macs(convert(model, tmp_path)) == expected
+
+
+def test_multiply_adds_of_one_dimension(tmp_path):
+    model = keras.Sequential([keras.Input((11, 3)), layers.Conv1D(5, 4), layers.Dense(2)])
+    expected = 8 * 4 * 3 * 5 + 8 * 5 * 2
+    assert sum(macs.count_macs(model).values()) == expected
+    assert tflite_file.count_tflite_macs(convert(model, tmp_path)) == expected
+
+
+def test_multiply_adds_of_volumes(tmp_path):
+    model = keras.Sequential([keras.Input((5, 6, 7, 2)), layers.Conv3D(3, 2)])
+    expected = 4 * 5 * 6 * 8 * 2 * 3
+    assert sum(macs.count_macs(model).values()) == expected
+    assert tflite_file.count_tflite_macs(convert(model, tmp_path)) == expected
+
+
+BUILDERS = {
+    "cnn": (8, 8, 1),
+    "linear": (8, 8, 1),
+    "lenet_300_100": (8, 8, 1),
+    "lenet5": (16, 16, 1),
+    "resnet8": (8, 8, 3),
+}
+
+
+def build(name):
+    keras.utils.set_random_seed(2)
+    settings = config.validate({"name": "t", "model": {"name": name}})
+    return models.build(settings, BUILDERS[name], 10)
+
+
+@pytest.mark.parametrize("name", models.BUILDERS)
+def test_multiply_adds_of_each_builder(name, tmp_path):
+    model = build(name)
+    expected = sum(macs.count_macs(model).values())
+    assert tflite_file.count_tflite_macs(convert(model, tmp_path)) == expected > 0
+
+
+@pytest.mark.parametrize("kind", export.KINDS)
+def test_multiply_adds_are_those_of_each_kind(kind, tmp_path):
+    model = keras.Sequential(
+        [keras.Input((9, 8, 3)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(5)]
+    )
+    expected = 7 * 6 * 9 * 3 * 4 + 7 * 6 * 4 * 5
+    assert tflite_file.count_tflite_macs(convert(model, tmp_path, kind)) == expected
+
+
+def test_float16_weights_are_found_behind_dequantize(tmp_path):
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential(
+        [keras.Input((9, 8, 3)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(5)]
+    )
+    tflite = tflite_file.read_tflite(convert(model, tmp_path, "float16"))
+    assert "DEQUANTIZE" in tflite.operators
+    convolution, dense = (w for w in model.get_weights() if w.ndim > 1)
+    expected = convolution.transpose(3, 0, 1, 2), dense.T
+    for stored, kernel in zip(tflite.weights, expected, strict=True):
+        assert stored.dtype == np.float16
+        np.testing.assert_array_equal(stored, kernel.astype("float16"))
+
+
+def test_what_a_file_counts():
+    weights = np.array([[0.0, -0.0, 1.0]], "float32"), np.array([0, 3], "int8")
+    tflite = tflite_file.TFLiteFile(("ADD",), weights)
+    assert (tflite.weight_count, tflite.zeros, tflite.is_finite) == (5, 3, True)
+    broken = tflite_file.TFLiteFile((), (np.array([np.inf], "float32"),))
+    assert not broken.is_finite
+
+
+def test_weights_with_a_zero_point_are_refused(tmp_path):
+    """Their zeros would be another number."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    from cnn_l1 import metadata
+
+    model = keras.Sequential([keras.Input((9, 8, 3)), layers.Conv2D(4, 3)])
+    root = schema.ModelT.InitFromPackedBuf(convert(model, tmp_path, "int8"), 0)
+    (operator,) = [o for o in root.subgraphs[0].operators if len(o.inputs) == 3]
+    quantization = root.subgraphs[0].tensors[operator.inputs[1]].quantization
+    quantization.zeroPoint = np.full(4, 2)
+    with pytest.raises(tflite_file.ExportError, match=r"zero point 0. Received: \[2, 2, 2, 2\]"):
+        tflite_file.read_tflite(metadata.pack(root))
