@@ -22,6 +22,7 @@ from typing import Any
 # no score.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # whose tables come at any verbosity
 os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")  # half a minute each, by default 20
 
 import ray
