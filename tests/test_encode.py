@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from cnn_l1 import config, encode, export, micro, models, sparsity
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (8, 8, 2)
 
 

@@ -161,6 +161,8 @@ IN_MICRO = """
 import sys
 import numpy as np
 from tflite_micro.python.tflite_micro import runtime
+
+pytestmark = pytest.mark.slow
 for name in sys.argv[2:]:
     interpreter = runtime.Interpreter.from_file(f"{sys.argv[1]}/{name}.tflite", arena_size=2**24)
     outputs = []

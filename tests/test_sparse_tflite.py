@@ -14,6 +14,8 @@ from keras import layers
 
 from cnn_l1 import config, export, metadata, models, silence, sparse_tflite
 
+pytestmark = pytest.mark.slow
+
 SAME, VALID = schema.Padding.SAME, schema.Padding.VALID
 PART = 0.85
 

@@ -18,6 +18,8 @@ import yaml
 
 from cnn_l1 import config, data, export, firmware, manifest, measure, metadata, tasks, train, verify
 
+pytestmark = pytest.mark.slow
+
 BLOCKS = [
     {"type": "conv", "filters": 4, "strides": 2},
     {"type": "batch_norm"},
