@@ -158,7 +158,7 @@ REFUSED = {
     ),
     "unknown literal in a list": (
         in_section("export", "formats: [float32, int9]"),
-        ("export.formats.1: ", "expected 'saved_model', 'float32' or 'int8'", "'int9'"),
+        ("export.formats.1: ", "expected 'saved_model', 'float32', 'float16'", "'int9'"),
         ("Did you mean 'int8'?",),
     ),
     "unknown block": (

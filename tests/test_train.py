@@ -91,7 +91,7 @@ def full_run(config_file, tmp_path_factory):
 
 def test_files_of_a_run(full_run):
     exported = {"model.keras", "saved_model", "model_float32.tflite", "model_int8.tflite"}
-    others = {"config.yaml", "report.json", "history.csv", "tensorboard", "dense"}
+    others = {"config.yaml", "report.json", "manifest.json", "history.csv", "tensorboard", "dense"}
     assert {path.name for path in full_run.iterdir()} == exported | others
     assert {path.name for path in (full_run / "dense").iterdir()} == exported
     assert [path.name for path in full_run.parent.iterdir()] == ["full"]
@@ -283,7 +283,7 @@ def test_settings_together(config_file, tmp_path, name):
     files |= {kind: f"model_{kind}.tflite" for kind in ("float32", "int8")}
     expected = {"model.keras"} | {files[kind] for kind in resolved.export.formats}
     assert set(report["files"]) == expected
-    others = {"config.yaml", "report.json", "history.csv"}
+    others = {"config.yaml", "report.json", "manifest.json", "history.csv"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == expected | others
     model = keras.models.load_model(tmp_path / "run" / "model.keras")
     assert {layer.compute_dtype for layer in model.layers[1:]} == {"float32"}
