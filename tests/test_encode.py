@@ -160,7 +160,9 @@ def described(content):
         (code.builtinCode, list(o.inputs), list(o.outputs))
         for code, o in zip(codes(root), graph.operators, strict=True)
     ]
-    signature = [(e.name, e.tensorIndex) for d in root.signatureDefs for e in d.inputs + d.outputs]
+    signature = [
+        (e.name, e.tensorIndex) for d in root.signatureDefs or [] for e in d.inputs + d.outputs
+    ]
     metadata = [(entry.name, data(root, entry)) for entry in root.metadata]
     return repr((tensors, operators, list(graph.inputs), list(graph.outputs), signature, metadata))
 

@@ -12,6 +12,8 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from cnn_l1 import config, export, measure, models, sparsity
 
+pytestmark = pytest.mark.slow
+
 SHAPES = {
     "cnn": (8, 8, 1),
     "linear": (8, 8, 1),
@@ -161,8 +163,6 @@ IN_MICRO = """
 import sys
 import numpy as np
 from tflite_micro.python.tflite_micro import runtime
-
-pytestmark = pytest.mark.slow
 for name in sys.argv[2:]:
     interpreter = runtime.Interpreter.from_file(f"{sys.argv[1]}/{name}.tflite", arena_size=2**24)
     outputs = []

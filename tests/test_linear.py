@@ -73,12 +73,12 @@ class Problem:
     def fit(self, **penalty):
         """Coefficients and intercept at the end of the stage under the penalty."""
         self.start(**penalty)
-        train.sparsify(self.model, self.dataset, self.task, self.config, None)
+        train.sparsify(self.model, train.Run(self.config, self.dataset, self.task))
         return self.coefficients()
 
     def debias(self):
         """Coefficients and intercept after fine-tuning, the zeros held."""
-        train.fine_tune(self.model, self.dataset, self.task, self.config, None)
+        train.fine_tune(self.model, train.Run(self.config, self.dataset, self.task))
         return self.coefficients()
 
     def coefficients(self):

@@ -465,7 +465,7 @@ def test_steps_per_epoch(steps, execution):
     assert held.train.batches_per_epoch(64) == 4
     task = tasks.task_of("auto", held.about)
     model = models.build(resolved, (10,), 1, held.statistics())
-    rows = train.sparsify(model, held, task, resolved, None)
+    rows = train.sparsify(model, train.Run(resolved, held, task))
     assert [row["epoch"] for row in rows] == [1, 2]
     assert int(model.optimizer.iterations) == 2 * steps
     # The cosine schedule ends with the training.
