@@ -126,7 +126,7 @@ def exported(model, part, int8):
     images = random.standard_normal((8, *model.input_shape[1:])).astype("float32")
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "m.tflite")
-        export.export_tflite(model, path, images if int8 else None)
+        export.export_tflite(model, path, images if int8 else None, strip=False)
         return path.read_bytes()
 
 
