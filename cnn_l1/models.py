@@ -13,7 +13,8 @@ import keras
 from keras import layers
 
 from cnn_l1 import coupling, groups, penalties
-from cnn_l1.config import DEFAULT_BLOCKS, AugmentationConfig, ConfigError, PointwiseConfig
+from cnn_l1.config import ConfigError
+from cnn_l1.settings import DEFAULT_BLOCKS, AugmentationConfig, PointwiseConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,6 +31,7 @@ from cnn_l1.engines import (
 )
 from cnn_l1.interrupt import stoppable
 from cnn_l1.selection import BudgetError, choose, excess, exported_file, make_row, score_of
+from cnn_l1.settings import SweepConfig
 from cnn_l1.silence import import_tensorflow
 from cnn_l1.strengths import (
     bracket,
@@ -310,7 +311,7 @@ def same_results(one, other):
 
 
 def _what_counts(config):
-    free = {name: configs.SweepConfig.model_fields[name].default for name in FREE}
+    free = {name: SweepConfig.model_fields[name].default for name in FREE}
     update = {
         "expected_result": "",
         "measure": base_of(config).measure,

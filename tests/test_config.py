@@ -13,6 +13,7 @@ import yaml
 
 from cnn_l1 import config as configs
 from cnn_l1.config import ConfigError
+from cnn_l1.settings import OPTIMIZER_SETTINGS, OptimizerConfig
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 SHIPPED = sorted((REPOSITORY / "configs").glob("*.yaml"))
@@ -464,16 +465,16 @@ def test_optimizer_settings_are_those_of_keras():
     own = {"momentum", "nesterov", "rho", "beta_1", "beta_2", "epsilon"}
     common = {"weight_decay", "clipnorm", "global_clipnorm", "clipvalue"}
     common |= {"gradient_accumulation_steps", "learning_rate"}
-    names = set(configs.OptimizerConfig.model_json_schema()["properties"]["name"]["enum"])
-    assert names == set(configs.OPTIMIZER_SETTINGS)
+    names = set(OptimizerConfig.model_json_schema()["properties"]["name"]["enum"])
+    assert names == set(OPTIMIZER_SETTINGS)
     classes = {n.lower(): c for n, c in vars(keras.optimizers).items() if inspect.isclass(c)}
     for name in names:
         takes = set(inspect.signature(classes[name]).parameters)
-        assert takes & own == configs.OPTIMIZER_SETTINGS[name], name
+        assert takes & own == OPTIMIZER_SETTINGS[name], name
         assert common <= takes, name
 
 
-@pytest.mark.parametrize("name", sorted(configs.OPTIMIZER_SETTINGS))
+@pytest.mark.parametrize("name", sorted(OPTIMIZER_SETTINGS))
 def test_learning_rate_left_out_is_the_optimizers(name, write):
     keras = pytest.importorskip("keras")
     classes = {n.lower(): c for n, c in vars(keras.optimizers).items() if inspect.isclass(c)}
@@ -490,16 +491,16 @@ def test_learning_rate_left_out_is_the_optimizers(name, write):
 
 
 def test_learning_rate_by_default():
-    assert configs.OptimizerConfig().learning_rate == 1e-3
+    assert OptimizerConfig().learning_rate == 1e-3
 
 
-@pytest.mark.parametrize("name", sorted(configs.OPTIMIZER_SETTINGS))
+@pytest.mark.parametrize("name", sorted(OPTIMIZER_SETTINGS))
 def test_every_optimizer_is_constructible(name):
     keras = pytest.importorskip("keras")
     from cnn_l1 import train
 
-    settings = {n: 0.5 for n in configs.OPTIMIZER_SETTINGS[name] if n != "nesterov"}
-    config = configs.OptimizerConfig(name=name, **settings, clipnorm=1.0, weight_decay=1e-4)
+    settings = {n: 0.5 for n in OPTIMIZER_SETTINGS[name] if n != "nesterov"}
+    config = OptimizerConfig(name=name, **settings, clipnorm=1.0, weight_decay=1e-4)
     optimizer = train.make_optimizer(config, 1e-2, steps=10)
     assert isinstance(optimizer, keras.optimizers.Optimizer)
     assert type(optimizer).__name__.lower() == name
@@ -510,7 +511,7 @@ def test_every_optimizer_is_constructible(name):
 def test_schema_file_is_that_of_the_code():
     path = REPOSITORY / "configs" / "schema.json"
     assert path.read_text(encoding="utf-8") == configs.json_schema(), (
-        "configs/schema.json is not that of cnn_l1/config.py. Write it again: "
+        "configs/schema.json is not that of cnn_l1/settings.py. Write it again: "
         "python -m cnn_l1.config > configs/schema.json"
     )
 

@@ -9,7 +9,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from cnn_l1 import data
-from cnn_l1.config import ConfigError, DataConfig
+from cnn_l1.config import ConfigError
+from cnn_l1.settings import DataConfig
 
 TRAIN_IMAGES, TEST_IMAGES = 1437, 360
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from cnn_l1 import data, embedded
-from cnn_l1.config import DataConfig
+from cnn_l1.settings import DataConfig
 
 SIZES = {
     "digits": {"train": 1437, "test": 360},

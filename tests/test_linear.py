@@ -21,6 +21,7 @@ from sklearn import linear_model
 
 from cnn_l1 import config as configs
 from cnn_l1 import data, embedded, features, models, tasks, train
+from cnn_l1.settings import DataConfig
 
 # Full batches. With momentum 31/32 and a rate of 0.05 the slowest direction of diabetes,
 # of curvature 2 · 0.0096, is at rest to float32 after some
@@ -57,7 +58,7 @@ class Problem:
 
     def __init__(self, name, **settings):
         self.name = name
-        self.dataset = data.load(configs.DataConfig(name=name, **settings), seed=0)
+        self.dataset = data.load(DataConfig(name=name, **settings), seed=0)
         inputs = self.dataset.train.inputs.astype("float64")
         self.scales = inputs.std(axis=0)
         self.x = (inputs - inputs.mean(axis=0)) / self.scales

@@ -11,6 +11,7 @@ from cnn_l1 import config as configs
 from cnn_l1 import export, models, penalties
 from cnn_l1.config import ConfigError
 from cnn_l1.models import InputStatistics
+from cnn_l1.settings import ACTIVATION, ModelConfig
 
 FLATTEN = {"type": "flatten"}
 LOGITS = {"type": "dense", "units": "classes", "activation": "linear"}
@@ -480,11 +481,11 @@ def test_every_block_type_of_the_config_is_built():
     assert set(schema["$defs"]["ModelConfig"]["properties"]["blocks"]["anyOf"][0]["items"][
         "discriminator"
     ]["mapping"]) == set(BLOCKS)  # fmt: skip
-    names = configs.ModelConfig.model_json_schema()["properties"]["name"]["enum"]
+    names = ModelConfig.model_json_schema()["properties"]["name"]["enum"]
     assert set(names) == set(models.BUILDERS)
 
 
-@pytest.mark.parametrize("activation", get_args(configs.ACTIVATION))
+@pytest.mark.parametrize("activation", get_args(ACTIVATION))
 def test_every_activation(activation):
     blocks = [{**CONV, "activation": activation}, FLATTEN, LOGITS]
     assert build(model={"blocks": blocks})(images((1, 8, 8, 1))).shape == (1, 10)

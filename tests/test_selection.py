@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnn_l1.config import BudgetConfig
 from cnn_l1.selection import BudgetError, Row, choose, excess, exported_file, make_row, score_of
+from cnn_l1.settings import BudgetConfig
 
 
 def row(strength, score, sparsity, standard_error=0.01, **more):

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from cnn_l1 import config, data, export, sparsity, train
+from cnn_l1.settings import TrainingConfig
 
 BLOCKS = [
     {"type": "conv", "filters": 4, "strides": 2},
@@ -446,11 +447,9 @@ def test_the_test_split_stays_unread_where_validation_is_measured(
     ("steps", "execution", "made"), [(5, 10, 5), (15, 10, 5), (7, 3, 1), (24, 12, 12), (3, 3, 3)]
 )
 def test_steps_per_execution_come_out_even(steps, execution, made):
-    training = config.TrainingConfig(steps_per_epoch=steps, steps_per_execution=execution)
+    training = TrainingConfig(steps_per_epoch=steps, steps_per_execution=execution)
     assert train.steps_per_execution(training) == made
-    assert train.steps_per_execution(config.TrainingConfig(steps_per_execution=execution)) == (
-        execution
-    )
+    assert train.steps_per_execution(TrainingConfig(steps_per_execution=execution)) == (execution)
 
 
 @pytest.mark.parametrize(("steps", "execution"), [(5, 10), (15, 10)])
