@@ -292,7 +292,7 @@ def main():
             fixed = export.plain_copy(model, batch_size=1)
             file = f"{len(findings):02d} " + name.replace("/", " ")
             for sparse in (False, True):
-                content = sparse_tflite.convert(fixed, kind, sparse)
+                content = export.convert(fixed, kind, sparse=sparse)
                 target = pathlib.Path(folder, f"{file}.{'sparse' if sparse else 'dense'}.tflite")
                 target.write_bytes(content)
                 bytes_of[name, sparse] = len(content)

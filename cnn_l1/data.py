@@ -55,7 +55,7 @@ class Split:
     def evaluation_batches(self):
         """Batches in order, as `(float32 inputs, targets)`; pixels are 0 to 255."""
         if self.inputs is None:
-            batches = self.stream().batch(EVALUATION_BATCH)
+            batches = self._pairs().batch(EVALUATION_BATCH)
         else:
             pairs = tf.data.Dataset.from_tensor_slices((self.inputs, self.targets))
             batches = pairs.batch(EVALUATION_BATCH).cache()
@@ -69,7 +69,7 @@ class Split:
         """
         batch_size = min(batch_size, self.size)
         if self.inputs is None:
-            batches = self.stream().shuffle(min(self.size, 10_000), seed=seed)
+            batches = self._pairs().shuffle(min(self.size, 10_000), seed=seed)
             batches = batches.batch(batch_size, drop_remainder=True)
         else:
             with tf.device("CPU"):
@@ -80,6 +80,10 @@ class Split:
                 tf.data.AUTOTUNE,
             )
         return batches.map(_as_floats, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+    def _pairs(self):
+        """The stream, its size told: or Keras warns after an epoch that the data ran out."""
+        return self.stream().apply(tf.data.experimental.assert_cardinality(self.size))
 
     def batches_per_epoch(self, batch_size):
         return self.size // min(batch_size, self.size)

@@ -133,7 +133,7 @@ def export_tflite(model, path, calibration_images=None, kind=None, io_type="int8
     if kind in CALIBRATED and calibration_images is None:
         raise ValueError(f"`calibration_images` must be given for kind={kind!r}. Received: None")
     fixed = plain_copy(model, batch_size=1)
-    content = _convert(fixed, kind, calibration_images, io_type)
+    content = convert(fixed, kind, calibration_images, io_type)
     if strip:
         content = strip_names(content)
     tensors = read_tflite(content)
@@ -142,14 +142,22 @@ def export_tflite(model, path, calibration_images=None, kind=None, io_type="int8
     return len(content)
 
 
-def _convert(model, kind, calibration_images, io_type):
+def convert(model, kind="float32", calibration_images=None, io_type="int8", sparse=False):
+    """The bytes of a model's TFLite file, unchecked: see `export_tflite`.
+
+    Args:
+        sparse: Whether to store tensors with some 30% zeros or more as sparse ones, whatever
+            the network; `sparse_tflite` says where that is right. Default `False`.
+    """
     import tensorflow as tf
 
     with silenced():
         converter = tf.lite.TFLiteConverter.from_keras_model(model)
         operators = tf.lite.OpsSet.TFLITE_BUILTINS
+        optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY] if sparse else []
         if kind != "float32":
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            optimizations.append(tf.lite.Optimize.DEFAULT)
+        converter.optimizations = optimizations
         if kind == "float16":
             converter.target_spec.supported_types = [tf.float16]
         if kind in CALIBRATED:

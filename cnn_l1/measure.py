@@ -218,6 +218,17 @@ def _measure(path, predict, batches, reference, decide):
     )
 
 
+def predict(model, split):
+    """A Keras model's outputs on a whole split, in order, `(examples, outputs)`."""
+    outputs = [model.predict_on_batch(np.asarray(x)) for x, _ in split.evaluation_batches()]
+    return np.concatenate(outputs)
+
+
+def is_constant(outputs):
+    """Whether outputs are the same, bit by bit, for every example."""
+    return bool((outputs == outputs[:1]).all())
+
+
 def score(outputs, targets, decide):
     """Score outputs: `accuracy` of classes, or `mean_squared_error` and `r2` of values.
 

@@ -160,7 +160,7 @@ def print_micro(facts, paths, console=None):
         return
     table = Table(title="In TFLite Micro, on this host", title_justify="left")
     table.add_column("file", overflow="fold")
-    for heading in ("examples", "score", "as LiteRT's", "bytes", "arena"):
+    for heading in ("examples", "score", "as LiteRT's", "bytes", "arena", "32-bit, from"):
         table.add_column(heading, justify="right")
     table.add_column("too small for it", overflow="fold")
     for name, file in facts.items():
@@ -174,13 +174,14 @@ def print_micro(facts, paths, console=None):
             f"± {file.largest_difference:.3g}",
             f"{size:,}",
             f"{file.arena_bytes:,}",
+            f"{file.arena_bytes - file.persistent_bytes // 2:,}",
             ", ".join(small),
         )
     console = console or _console()
     console.print(table)
     console.print(
-        "Arenas are this host's, whose pointers have 8 bytes; a microcontroller's have 4, and its "
-        "kernels may want other scratch buffers."
+        "Arenas are this host's, 64-bit. A 32-bit microcontroller's, with the same kernels, lie "
+        "between the last figure and this; kernels made for a chip may want scratch buffers too."
     )
 
 

@@ -462,11 +462,21 @@ class ExportConfig(Section):
 
     formats: tuple[
         Literal[
-            "saved_model", "float32", "float16", "dynamic_int8", "int8", "int16x8", "onnx", "c"
+            "saved_model",
+            "float32",
+            "float16",
+            "dynamic_int8",
+            "int8",
+            "int16x8",
+            "sparse_float32",
+            "sparse_float16",
+            "onnx",
+            "c",
         ],
         ...,
     ] = ("saved_model", "float32", "int8")
-    """TFLite files by their numbers; `c` is a C array of the int8 file, else of the float32."""
+    """TFLite files by their numbers; `c` is a C array of the int8 file, else of the float32.
+    `sparse_*` store zeros as sparse tensors, for XNNPACK on ARM, where that is right."""
     encode_zeros: bool = False
     """Whether to write int8 and float32 files a second time, `*_encoded.tflite`, their zeros
     a bit each: less flash and more RAM, for TFLite Micro alone."""

@@ -15,6 +15,12 @@ import zlib
 import numpy as np
 
 from cnn_l1.silence import silenced
+from cnn_l1.tflite_file import (
+    enumeration_names,
+    operator_name,
+    read_constant,
+    stored_constants,
+)
 
 # cnn_l1.export and TensorFlow load where they are needed: to lint a file takes neither.
 
@@ -31,7 +37,6 @@ DELEGATE = "LiteRT xnnpack_delegate.cc, Delegate::PrepareOpsToDelegate"
 HINT = "LiteRT xnnpack_delegate.cc, Subgraph::Create"
 MEASURED = "measured: docs/sparse.md"
 
-STORAGE = ("DENSIFY", "DEQUANTIZE")
 HEAD = ("MUL", "ADD", "SUB")
 # Elementwise, so blind to layout; those that were run under emulation.
 ELEMENTWISE = ("RELU", "RELU6", "LEAKY_RELU", "ELU", "HARD_SWISH", "LOGISTIC", "TANH")
@@ -125,7 +130,7 @@ def export_sparse_tflite(model, path, kind="float32", images=None, strip=True):
             or if outputs differ from the dense file's or do not depend on the input.
         ValueError: If `kind` is one whose sparse file would not load.
     """
-    from cnn_l1.export import ExportError, plain_copy, strip_names
+    from cnn_l1.export import ExportError, convert, plain_copy, strip_names
 
     if kind not in KINDS:
         raise ValueError(
@@ -134,7 +139,7 @@ def export_sparse_tflite(model, path, kind="float32", images=None, strip=True):
             f"Received: kind={kind!r}"
         )
     fixed = plain_copy(model, batch_size=1)
-    content = convert(fixed, kind)
+    content = convert(fixed, kind, sparse=True)
     findings = lint(content)
     name = pathlib.Path(path).name
     if findings:
@@ -142,7 +147,7 @@ def export_sparse_tflite(model, path, kind="float32", images=None, strip=True):
             f"{name}: expected a network for XNNPACK's sparse path. Received: "
             + "; ".join(map(str, findings))
         )
-    dense = convert(fixed, kind, sparse=False)
+    dense = convert(fixed, kind)
     if strip:
         content, dense = strip_names(content), strip_names(dense)
     _check_weights(name, content, dense)
@@ -158,23 +163,6 @@ def export_sparse_tflite(model, path, kind="float32", images=None, strip=True):
         weights=weights,
         max_difference=difference,
     )
-
-
-def convert(model, kind="float32", sparse=True):
-    """The bytes of a model's TFLite file, unchecked; with its zeros stored sparse or not.
-
-    The converter stores a tensor sparse above some 30% zeros, whatever the network.
-    """
-    import tensorflow as tf
-
-    with silenced():
-        converter = tf.lite.TFLiteConverter.from_keras_model(model)
-        if sparse:
-            converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
-        if kind == "float16":
-            converter.optimizations = [*converter.optimizations, tf.lite.Optimize.DEFAULT]
-            converter.target_spec.supported_types = [tf.float16]
-        return converter.convert()
 
 
 def _check_weights(name, content, dense):
@@ -255,9 +243,9 @@ def lint(model):
     """
     content = model
     if not isinstance(model, (bytes, bytearray, memoryview)):
-        from cnn_l1.export import plain_copy
+        from cnn_l1.export import convert, plain_copy
 
-        content = convert(plain_copy(model, batch_size=1))
+        content = convert(plain_copy(model, batch_size=1), sparse=True)
     content = bytes(content)
     if content[4:8] != b"TFL3":
         raise ValueError(
@@ -282,19 +270,14 @@ class _Graph:
         self.root = schema.ModelT.InitFromPackedBuf(content, 0)
         self.subgraph = self.root.subgraphs[0]
         self.tensors = self.subgraph.tensors
-        names = _names(schema.BuiltinOperator)
+        self.origin = stored_constants(self.root, self.subgraph)
         self.operators = []
-        self.origin: dict[int, int] = {}
-        self.encoded: set[int] = set()
         for position, operator in enumerate(self.subgraph.operators):
-            code = self.root.operatorCodes[operator.opcodeIndex]
-            name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
             inputs = [int(index) for index in operator.inputs if index >= 0]
             outputs = [int(index) for index in operator.outputs]
-            if name in STORAGE and self.is_constant(inputs[0]):
-                self.origin[outputs[0]] = self.origin.get(inputs[0], inputs[0])
-                continue
-            self.operators.append(_Operator(position, name, inputs, outputs, operator))
+            if outputs[0] not in self.origin:
+                name = operator_name(self.root, operator)
+                self.operators.append(_Operator(position, name, inputs, outputs, operator))
         self.encoded = {
             index for index, tensor in enumerate(self.tensors) if tensor.sparsity is not None
         }
@@ -311,7 +294,7 @@ class _Graph:
         return () if shape is None else tuple(int(size) for size in shape)
 
     def type_name(self, index):
-        kinds = _names(self.schema.TensorType)
+        kinds = enumeration_names(self.schema.TensorType)
         return kinds[self.tensors[self.origin.get(index, index)].type]
 
     def consumers(self, index):
@@ -325,14 +308,7 @@ class _Graph:
 
     def constant(self, index):
         """A constant as an array, decoded if it is stored sparse."""
-        index = self.origin.get(index, index)
-        tensor = self.tensors[index]
-        kinds = {"FLOAT32": "<f4", "FLOAT16": "<f2", "INT32": "<i4", "INT8": "i1"}
-        kind = kinds.get(self.type_name(index), "u1")
-        values = np.frombuffer(bytes(self.root.buffers[tensor.buffer].data), kind)
-        if tensor.sparsity is None:
-            return values.reshape(self.shape(index))
-        return _decode(tensor.sparsity, values, self.shape(index))
+        return read_constant(self.root, self.tensors[self.origin.get(index, index)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -348,49 +324,6 @@ class _Operator:
         return self.raw.builtinOptions  # type: ignore[attr-defined]
 
 
-def _names(enumeration):
-    return {value: name for name, value in vars(enumeration).items() if name.isupper()}
-
-
-def _decode(sparsity, values, shape):
-    """A dense array from TFLite's sparse encoding (schema.fbs, SparsityParameters).
-
-    The traversal order lists the axes, then the inner axes of blocks; each is stored
-    dense, or as compressed rows: segments, and the indices within.
-    """
-    order = [int(axis) for axis in sparsity.traversalOrder]
-    block_axes = [] if sparsity.blockMap is None else [int(axis) for axis in sparsity.blockMap]
-    rank = len(shape)
-    block = {rank + place: axis for place, axis in enumerate(block_axes)}
-    sizes = {
-        axis: int(level.denseSize)
-        for axis, level in zip(order, sparsity.dimMetadata, strict=True)
-        if axis in block
-    }
-    # Each stored value's place: along every level, for all values at once.
-    current: dict[int, np.ndarray] = {}
-    count = 1
-    for axis, level in zip(order, sparsity.dimMetadata, strict=True):
-        if level.format == 0:
-            size = int(level.denseSize)
-            current = {k: np.repeat(v, size) for k, v in current.items()}
-            current[axis] = np.tile(np.arange(size), count)
-            count *= size
-        else:
-            segments = np.asarray(level.arraySegments.values, "int64")
-            indices = np.asarray(level.arrayIndices.values, "int64")
-            repeats = np.diff(segments)
-            current = {k: np.repeat(v, repeats) for k, v in current.items()}
-            current[axis] = indices
-            count = len(indices)
-    where = [current[axis].copy() for axis in range(rank)]
-    for inner, axis in block.items():
-        where[axis] = where[axis] * sizes[inner] + current[inner]
-    dense = np.zeros(shape, values.dtype)
-    dense[tuple(where)] = values[:count]
-    return dense
-
-
 class _Linter:
     """Walks the operators in order; each tensor is of the head, the sparse part or the tail."""
 
@@ -400,7 +333,7 @@ class _Linter:
         self.stage: dict[int, str] = {}
         self.pointwise: list[int] = []
         self.dense: list[int] = []
-        self.activations = _names(graph.schema.ActivationFunctionType)
+        self.activations = enumeration_names(graph.schema.ActivationFunctionType)
 
     def findings(self):
         self._walk()

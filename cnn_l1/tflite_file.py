@@ -1,6 +1,7 @@
 """What is in a `.tflite` file: operators, weights, multiply-adds. No TensorFlow here."""
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -30,7 +31,7 @@ class TFLiteFile:
         operators: Names of the operators, in order; `"FLEX"` for a TensorFlow
             operator and `"CUSTOM"` for any other custom one.
         weights: The constant weights of convolutions and dense layers, in order,
-            as arrays of the stored dtype, each once.
+            as arrays of the stored dtype, each once; those stored sparse as dense ones.
     """
 
     operators: tuple[str, ...]
@@ -51,7 +52,15 @@ class TFLiteFile:
         return sum(tensor.size for tensor in self.weights)
 
 
-NUMPY_TYPES = {0: "float32", 1: "float16", 2: "int32", 9: "int8", 3: "uint8", 7: "int16"}
+NUMPY_TYPES = {
+    0: "float32",
+    1: "float16",
+    2: "int32",
+    9: "int8",
+    3: "uint8",
+    7: "int16",
+    4: "int64",
+}
 
 
 def read_tflite(content):
@@ -63,23 +72,20 @@ def read_tflite(content):
     from ai_edge_litert import schema_py_generated as schema
 
     root = schema.ModelT.InitFromPackedBuf(content, 0)
-    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
     operators, weights, seen = [], [], set()
     for graph in root.subgraphs:
-        halved = _dequantized(root, graph)
+        stored = stored_constants(root, graph)
         for operator in graph.operators:
-            code = root.operatorCodes[operator.opcodeIndex]
-            name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            name = operator_name(root, operator)
             if name == "CUSTOM":
-                custom = (code.customCode or b"").decode()
+                custom = (root.operatorCodes[operator.opcodeIndex].customCode or b"").decode()
                 name = "FLEX" if custom.startswith("Flex") else "CUSTOM"
             operators.append(name)
             if name not in WEIGHT_INPUT:
                 continue
             index = operator.inputs[WEIGHT_INPUT[name]]
-            tensor = graph.tensors[halved.get(index, index)]
-            data = root.buffers[tensor.buffer].data
-            if data is None or tensor.buffer in seen:
+            tensor = graph.tensors[stored.get(index, index)]
+            if root.buffers[tensor.buffer].data is None or tensor.buffer in seen:
                 continue
             seen.add(tensor.buffer)
             quantization = tensor.quantization
@@ -89,19 +95,72 @@ def read_tflite(content):
                     f"Weights of {name} expected with zero point 0. "
                     f"Received: {[int(point) for point in zero_points[:4]]}"
                 )
-            dtype = NUMPY_TYPES[tensor.type]
-            weights.append(np.frombuffer(bytes(data), dtype).reshape(tensor.shape))
+            weights.append(read_constant(root, tensor))
     return TFLiteFile(tuple(operators), tuple(weights))
 
 
-def _dequantized(root, graph):
-    """Tensors that are constants dequantized, as float16 weights are: `{it: constant}`."""
-    from ai_edge_litert import schema_py_generated as schema
+# Operators that only change how a constant is stored: sparse, or halved.
+STORAGE = ("DENSIFY", "DEQUANTIZE")
 
-    kind = schema.BuiltinOperator.DEQUANTIZE
-    codes = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in root.operatorCodes]
-    found = [o for o in graph.operators if codes[o.opcodeIndex] == kind]
-    return {int(o.outputs[0]): int(o.inputs[0]) for o in found}
+
+def stored_constants(root, graph):
+    """What lies behind tensors that are constants stored another way: `{index: constant}`."""
+    stored: dict[int, int] = {}
+    for operator in graph.operators:
+        source = int(operator.inputs[0]) if operator_name(root, operator) in STORAGE else -1
+        constant = source in stored or root.buffers[graph.tensors[source].buffer].data is not None
+        if source >= 0 and constant:
+            stored[int(operator.outputs[0])] = stored.get(source, source)
+    return stored
+
+
+def read_constant(root, tensor):
+    """A constant tensor as a dense array of the stored dtype."""
+    data = bytes(root.buffers[tensor.buffer].data)
+    shape = () if tensor.shape is None else tuple(int(size) for size in tensor.shape)
+    values = np.frombuffer(data, NUMPY_TYPES[tensor.type])
+    if tensor.sparsity is None:
+        return values.reshape(shape)
+    return decode_sparse(tensor.sparsity, values, shape)
+
+
+def decode_sparse(sparsity, values, shape):
+    """A dense array from TFLite's sparse encoding (schema.fbs, SparsityParameters).
+
+    The traversal order lists the axes, then the inner axes of blocks; each is stored
+    dense, or as compressed rows: segments, and the indices within.
+    """
+    order = [int(axis) for axis in sparsity.traversalOrder]
+    block_axes = [] if sparsity.blockMap is None else [int(axis) for axis in sparsity.blockMap]
+    rank = len(shape)
+    block = {rank + place: axis for place, axis in enumerate(block_axes)}
+    sizes = {
+        axis: int(level.denseSize)
+        for axis, level in zip(order, sparsity.dimMetadata, strict=True)
+        if axis in block
+    }
+    # Each stored value's place: along every level, for all values at once.
+    current: dict[int, np.ndarray] = {}
+    count = 1
+    for axis, level in zip(order, sparsity.dimMetadata, strict=True):
+        if level.format == 0:
+            size = int(level.denseSize)
+            current = {k: np.repeat(v, size) for k, v in current.items()}
+            current[axis] = np.tile(np.arange(size), count)
+            count *= size
+        else:
+            segments = np.asarray(level.arraySegments.values, "int64")
+            indices = np.asarray(level.arrayIndices.values, "int64")
+            repeats = np.diff(segments)
+            current = {k: np.repeat(v, repeats) for k, v in current.items()}
+            current[axis] = indices
+            count = len(indices)
+    where = [current[axis].copy() for axis in range(rank)]
+    for inner, axis in block.items():
+        where[axis] = where[axis] * sizes[inner] + current[inner]
+    dense = np.zeros(shape, values.dtype)
+    dense[tuple(where)] = values[:count]
+    return dense
 
 
 def count_tflite_macs(content):
@@ -116,7 +175,7 @@ def count_tflite_macs(content):
     total = 0
     for graph in root.subgraphs:
         for operator in graph.operators:
-            name = _operator_name(root, operator)
+            name = operator_name(root, operator)
             if name not in WEIGHT_INPUT:
                 continue
             weights = graph.tensors[operator.inputs[WEIGHT_INPUT[name]]].shape
@@ -135,13 +194,17 @@ def count_tflite_macs(content):
     return int(total)
 
 
-def _operator_name(root, operator):
+def operator_name(root, operator):
     """The name of an operator's kind."""
     from ai_edge_litert import schema_py_generated as schema
 
     code = root.operatorCodes[operator.opcodeIndex]
-    return _names(schema)[max(code.builtinCode, code.deprecatedBuiltinCode)]
+    return enumeration_names(schema.BuiltinOperator)[
+        max(code.builtinCode, code.deprecatedBuiltinCode)
+    ]
 
 
-def _names(schema):
-    return {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
+@functools.cache
+def enumeration_names(enumeration):
+    """`{value: name}` of an enumeration of TFLite's schema."""
+    return {value: name for name, value in vars(enumeration).items() if name.isupper()}

@@ -110,7 +110,7 @@ def run(config, output, overwrite=False, watchers=()):
         ConfigError: If data, model and settings do not go together.
         DivergedError: If training diverged.
     """
-    from cnn_l1 import data, export, models, report, sparsity, tasks
+    from cnn_l1 import data, export, files, measure, models, report, sparsity, tasks
 
     start = time.monotonic()
     with run_folder(output, overwrite) as folder:
@@ -121,6 +121,7 @@ def run(config, output, overwrite=False, watchers=()):
         statistics = dataset.statistics()
 
         model = start_model(config, dataset, task, statistics)
+        files.check_formats(model, config.export.formats)
         logs = folder / "tensorboard" if config.tensorboard else None
         this = Run(config, dataset, task, logs, tuple(watchers))
         history = sparsify(model, this)
@@ -137,21 +138,26 @@ def run(config, output, overwrite=False, watchers=()):
             networks["shrunk/"] = shrunk
         if config.baseline:
             networks["dense/"] = train_dense_twin(this, statistics)
-        files: dict[str, pathlib.Path] = {}
+        paths: dict[str, pathlib.Path] = {}
+        refused: dict[str, str] = {}
         for prefix, network in networks.items():
-            files |= export_files(network, folder, config, dataset, prefix)
+            written, not_written = files.export_files(network, folder, config, dataset, prefix)
+            paths |= written
+            refused |= not_written
 
+        seen = dataset.validation
+        outputs = {prefix: measure.predict(n, seen) for prefix, n in networks.items()}
         validation = {
-            prefix.rstrip("/") or "sparse": measure_network(network, dataset.validation, task)
-            for prefix, network in networks.items()
+            prefix.rstrip("/") or "sparse": measure.score(given, seen.targets, task.decide)
+            for prefix, given in outputs.items()
         }
         split = config.measure.split
-        examples = dataset.load_test() if split == "test" else dataset.validation
-        measured = measure_files(folder, files, examples, networks, task, config.measure)
+        examples = dataset.load_test() if split == "test" else seen
+        measured = files.measure_files(paths, examples, networks, task, config.measure)
         report.print_files(measured, split=split)
-        encoded = encode_files(files, config.export)
-        on_micro = measure_on_micro(files | encoded, examples, task, config.measure)
-        report.print_micro(on_micro, files | encoded)
+        encoded = files.encode_files(paths, config.export)
+        on_micro = files.measure_on_micro(paths | encoded, examples, task, config.measure)
+        report.print_micro(on_micro, paths | encoded)
 
         (folder / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
         report.write_history(folder / "history.csv", history)
@@ -165,9 +171,10 @@ def run(config, output, overwrite=False, watchers=()):
             "counts": report.counts_as_dict(counts),
             "features": selected,
             "removed_channels": removed,
-            "constant_output": is_constant(sparse, dataset.validation),
+            "constant_output": measure.is_constant(outputs[""]),
             "validation": validation,
             "files": {name: dataclasses.asdict(figures) for name, figures in measured.items()},
+            "refused": refused,
             "encoded": {name: path.stat().st_size for name, path in encoded.items()},
             "micro": {name: dataclasses.asdict(facts) for name, facts in on_micro.items()},
             "seconds": round(time.monotonic() - start, 1),
@@ -503,73 +510,6 @@ def _early_stopping(monitor, patience, larger_is_better, start=0):
     )
 
 
-def export_files(model, folder, config, dataset, prefix=""):
-    """Write the configured formats; returns `{name: path}` of those that are measured."""
-    from cnn_l1 import export, firmware, fold
-
-    folder, settings = folder / prefix, config.export
-    folder.mkdir(exist_ok=True)
-    if settings.fold_batch_norm:
-        model = fold.fold_batch_norm(model)
-    files = {f"{prefix}model.keras": folder / "model.keras"}
-    export.export_keras(model, folder / "model.keras")
-    samples = dataset.train.sample(settings.calibration_images)
-    for kind in settings.formats:
-        if kind == "c":
-            continue
-        name = export.file_name(kind)
-        path = files[prefix + name] = folder / name
-        if kind == "saved_model":
-            export.export_saved_model(model, path)
-        elif kind == "onnx":
-            export.export_onnx(model, path)
-        else:
-            images = samples if kind in export.CALIBRATED else None
-            export.export_tflite(model, path, images, kind, settings.io_type)
-            if settings.metadata:
-                describe_file(path, config, dataset.about)
-    if "c" in settings.formats:
-        source = "int8" if "int8" in settings.formats else "float32"
-        path = folder / f"model_{source}.tflite"
-        firmware.write_c_source(path, path.with_suffix(".h"))
-    return files
-
-
-def describe_file(path, config, about):
-    """Put labels, the input's meaning and the config into a TFLite file."""
-    from cnn_l1 import metadata
-
-    meaning = "features in their own units: " + ", ".join(about.feature_names or ())
-    if len(about.input_shape) == 3:
-        meaning = "pixels from 0 to 255; scaling is in the model"
-    output = "values" if about.class_names is None else "logits, one a class"
-    content = metadata.add_metadata(
-        path.read_bytes(), config.name, meaning, output, about.class_names, configs.dump(config)
-    )
-    path.write_bytes(content)
-
-
-def predict(model, split):
-    """A model's outputs on a whole split, in order, as `(examples, outputs)`."""
-    import numpy as np
-
-    outputs = [model.predict_on_batch(np.asarray(x)) for x, _ in split.evaluation_batches()]
-    return np.concatenate(outputs)
-
-
-def measure_network(model, split, task):
-    """A Keras model's scores on a split, by the names of `Measurement`."""
-    from cnn_l1 import measure
-
-    return measure.score(predict(model, split), split.targets, task.decide)
-
-
-def is_constant(model, split):
-    """Whether a model gives the same output, bit by bit, for every example of a split."""
-    outputs = predict(model, split)
-    return bool((outputs == outputs[:1]).all())
-
-
 def measure_again(source, output, split):
     """Copy a finished run and measure its files on another split.
 
@@ -585,7 +525,7 @@ def measure_again(source, output, split):
 
     import keras
 
-    from cnn_l1 import data, report, tasks
+    from cnn_l1 import data, files, report, tasks
 
     summary = json.loads((source / "report.json").read_text(encoding="utf-8"))
     config = configs.load(source / "config.yaml")
@@ -595,95 +535,25 @@ def measure_again(source, output, split):
     examples = dataset.load_test() if split == "test" else dataset.validation
     with run_folder(output) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
-        files = {name: folder / name for name in summary["files"]}
+        paths = {name: folder / name for name in summary["files"]}
         networks = {
             name.removesuffix("model.keras"): keras.models.load_model(path)
-            for name, path in files.items()
+            for name, path in paths.items()
             if path.suffix == ".keras"
         }
-        measured = measure_files(folder, files, examples, networks, task, measuring)
+        measured = files.measure_files(paths, examples, networks, task, measuring)
         report.print_files(measured, split=split)
+        paths |= {name: folder / name for name in summary["encoded"]}
+        on_micro = files.measure_on_micro(paths, examples, task, measuring)
+        report.print_micro(on_micro, paths)
         summary["data"] = describe_data(dataset, split, examples)
         summary["files"] = {n: dataclasses.asdict(figures) for n, figures in measured.items()}
+        summary["micro"] = {n: dataclasses.asdict(facts) for n, facts in on_micro.items()}
         report.write_json(folder / "report.json", summary)
         copied = config.model_copy(update={"measure": measuring})
         (folder / "config.yaml").write_text(configs.dump(copied), encoding="utf-8")
         manifest.write_manifest(folder)
     return summary
-
-
-def measure_files(folder, files, examples, networks, task, config):
-    """Measure every exported file; returns `{name: Measurement}`."""
-    from cnn_l1 import macs, measure
-
-    outputs = {prefix: predict(network, examples) for prefix, network in networks.items()}
-    costs = {prefix: sum(macs.count_macs(n).values()) for prefix, n in networks.items()}
-    measured = {}
-    for name, path in files.items():
-        prefix = next(p for p in sorted(networks, reverse=True) if name.startswith(p))
-        batches = examples.evaluation_batches()
-        figures = measure.measure_file(path, batches, outputs[prefix], task.decide)
-        measured[name] = dataclasses.replace(figures, macs=costs[prefix])
-    timed = [name for name in files if name.endswith(".tflite")]
-    inputs = [examples.sample(1)[0]] * len(timed)
-    latencies = measure.time_files([files[n] for n in timed], inputs, config.latency_runs)
-    for name, (median, p90) in zip(timed, latencies, strict=True):
-        measured[name] = dataclasses.replace(
-            measured[name],
-            latency_median_ms=median,
-            latency_p90_ms=p90,
-            ram_bytes=micro_ram(files[name]) if config.ram else None,
-        )
-    return measured
-
-
-MICRO_KINDS = ("float32", "int8", "int16x8")
-
-
-def encode_files(files, settings):
-    """Write files with encoded zeros; returns `{name: path}` of those that became smaller."""
-    from cnn_l1 import encode, metadata
-
-    written = {}
-    for name, path in files.items() if settings.encode_zeros else ():
-        if path.stem not in ("model_int8", "model_float32"):
-            continue
-        content = metadata.remove_metadata(path.read_bytes())
-        small, _ = encode.encode_zeros(content, run=False)
-        if small != content:
-            target = path.with_name(f"{path.stem}_encoded.tflite")
-            target.write_bytes(small)
-            written[name.replace(path.name, target.name)] = target
-    return written
-
-
-def measure_on_micro(files, examples, task, config):
-    """`{name: MicroFacts}` of the files that TFLite Micro runs."""
-    from cnn_l1 import micro
-
-    facts, count = {}, config.micro_examples
-    inputs, targets = examples.sample(count), examples.targets[:count]
-    for name, path in files.items() if count else ():
-        stem = path.stem.removesuffix("_encoded")
-        if path.suffix != ".tflite" or stem.removeprefix("model_") not in MICRO_KINDS:
-            continue
-        plain = path.with_name(f"{stem}.tflite")
-        try:
-            facts[name] = micro.measure_micro(path, inputs, targets, task.decide, plain)
-        except micro.MicroError as error:
-            print(error)
-    return facts
-
-
-def micro_ram(path):
-    """The arena that TFLite Micro needs for a file, or `None`, said so, if it runs none such."""
-    from cnn_l1 import micro
-
-    try:
-        return micro.arena_bytes(path)
-    except micro.MicroError as error:
-        print(error)
-        return None
 
 
 def describe_data(dataset, split, measured):

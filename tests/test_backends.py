@@ -272,6 +272,7 @@ def test_steering_on_jax_arrives(on_jax):
     assert on_jax["steered/nonzero"][7:].tolist() == [15, 15]
 
 
+@pytest.mark.slow
 def test_two_replicas_make_the_step_of_one(on_tensorflow, tmp_path):
     results = run("tensorflow", tmp_path / "results.npz", ["replicas"])
     assert results.pop("backend") == "tensorflow"

@@ -142,6 +142,7 @@ def test_what_is_there_is_not_run_again(ran):
     assert read_failure(folder, "first") is None
 
 
+@pytest.mark.slow
 def test_warm_weights_are_those_of_the_run_before(tmp_path):
     """With a learning rate too small to move a float32, the weights stay what they were."""
     still = {"name": "sgd", "learning_rate": 1e-30}

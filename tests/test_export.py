@@ -369,6 +369,7 @@ except Exception:
 """
 
 
+@pytest.mark.slow
 def test_plain_files_load_without_the_package(tmp_path):
     keras.utils.set_random_seed(3)
     images = make_images((8, 8, 1), 6)

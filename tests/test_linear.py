@@ -199,7 +199,9 @@ def test_nothing_is_left_above_the_largest_strength(problems):
 # for c = 2 it is 90 · P(|z| > 6.07/1.39) = 0.001.
 
 
-@pytest.mark.parametrize(("factor", "most_false"), [(1.0, 4), (2.0, 0)])
+@pytest.mark.parametrize(
+    ("factor", "most_false"), [(1.0, 4), pytest.param(2.0, 0, marks=pytest.mark.slow)]
+)
 def test_support_recovery_and_debiasing(problems, factor, most_false):
     problem = problems["sparse_regression"]
     true = embedded.true_coefficients() * problem.scales

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cnn_l1 import export
+from cnn_l1 import export, micro
 from cnn_l1.micro import MicroError, arena_bytes
 from cnn_l1.silence import silenced
 
@@ -42,6 +42,20 @@ def test_arena_repeats_and_grows_with_the_network(files, kind):
     size = {"int8": 1, "float32": 4}[kind]
     assert small >= 64 * 2 * size
     assert wide >= small + 64 * (16 - 2) * size
+
+
+def test_persistent_part_is_that_of_structures(files):
+    """More filters make tensors larger; operators and tensors stay as many."""
+    runs = [
+        micro.run(files[filters, "float32"], [np.zeros((1, 1, 8, 8, 1), "float32")])
+        for filters in (2, 16)
+    ]
+    small, wide = (run.persistent_bytes for run in runs)
+    assert 0 < small < runs[0].arena_bytes
+    # A bias' or filter's scale is 4 bytes; nothing else of a convolution is per filter.
+    assert 0 <= wide - small <= 16 * (16 - 2)
+    # The tensors: 8 x 8 values a filter at least.
+    assert runs[1].arena_bytes - wide >= 64 * 16 * 4
 
 
 def test_int8_takes_less_than_float32(files):

@@ -1902,7 +1902,7 @@ DRAWING = {
 }
 
 
-@settings(max_examples=60, **DRAWING)
+@settings(max_examples=30, **DRAWING)
 @given(random_models.recipes())
 def test_random_models(recipe):
     check_and_reduce(recipe)

@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
-from cnn_l1 import config, export, metadata, models, silence, sparse_tflite
+from cnn_l1 import config, export, metadata, models, silence, sparse_tflite, tflite_file
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +73,8 @@ def rich_network():
 
 
 def convert(model, **settings):
-    return sparse_tflite.convert(export.plain_copy(model, batch_size=1), **settings)
+    fixed = export.plain_copy(model, batch_size=1)
+    return export.convert(fixed, **{"sparse": True} | settings)
 
 
 @pytest.fixture(scope="module")
@@ -480,7 +481,7 @@ def test_decode(block):
     random = np.random.default_rng(0)
     dense = random.normal(size=(6, 12)).astype("float32") * (random.random((6, 12)) < 0.2)
     dense[2] = 0.0
-    np.testing.assert_array_equal(sparse_tflite._decode(*encoded(dense, block), (6, 12)), dense)
+    np.testing.assert_array_equal(tflite_file.decode_sparse(*encoded(dense, block), (6, 12)), dense)
 
 
 # --- the builder ----------------------------------------------------------------------

@@ -163,6 +163,7 @@ def test_layer_with_a_strength_of_its_own_is_brought_to_the_same_end():
         largest_linear(make(**DIABETES, penalty={"l1_strength": 1e-3, "layers": {"dense": 0.0}}))
 
 
+@pytest.mark.slow
 def test_training_leaves_nothing_just_above_and_something_below(tmp_path):
     largest = largest_linear(make(**DIABETES))
     kept = {}

@@ -466,6 +466,7 @@ def test_points_start_from_the_next_stronger_one(path_sweep):
         assert start == (None if number == last else str(before))
 
 
+@pytest.mark.slow
 def test_interrupt_keeps_what_is_done_and_resume_goes_on(path_sweep, tmp_path, monkeypatch, capsys):
     file, whole = path_sweep
     output = tmp_path / "cut"
@@ -490,6 +491,7 @@ def test_interrupt_keeps_what_is_done_and_resume_goes_on(path_sweep, tmp_path, m
     assert table_of(output) == table_of(whole)
 
 
+@pytest.mark.slow
 def test_overwrite_begins_anew(files, tmp_path):
     output = tmp_path / "sweep"
     one = LINEAR | {"name": "one", "sweep": {"strengths": [60.0]}}
@@ -503,6 +505,7 @@ FOLDS = 3
 ALPHAS = (0.03, 0.08, 0.3)
 
 
+@pytest.mark.slow
 def test_cross_validation_is_scikit_learns(files, tmp_path):
     output = tmp_path / "folds"
     settings = LINEAR | {
@@ -540,6 +543,7 @@ def test_cross_validation_is_scikit_learns(files, tmp_path):
     assert made["data"]["measured_split"] == "test"
 
 
+@pytest.mark.slow
 def test_end_of_a_path_is_looked_for_once(files, tmp_path, monkeypatch, capsys):
     """Without a closed form; the run at 4 times the start leaves nothing, twice neither."""
     output = tmp_path / "bracket"

@@ -307,7 +307,7 @@ def test_counted_multiply_adds_are_those_of_the_plan():
     assert len(counted) == 5
 
 
-@pytest.mark.parametrize("strength", [1e-5, 0.05])
+@pytest.mark.parametrize("strength", [pytest.param(1e-5, marks=pytest.mark.slow), 0.05])
 def test_multiply_adds_arrive_from_a_strength_far_off(strength):
     keras.utils.set_random_seed(5)
     model = keras.Sequential(

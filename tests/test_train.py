@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import errno
 import io
 import json
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
-from cnn_l1 import config, data, export, sparsity, train
+from cnn_l1 import config, data, export, measure, micro, sparsity, train, verify
 from cnn_l1.settings import TrainingConfig
 
 BLOCKS = [
@@ -274,7 +275,20 @@ COMBINATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", COMBINATIONS)
+IN_THE_FAST_SUITE = (
+    "scheduled thresholding",
+    "subgradient, thresholding at the end, held",
+    "mixed_bfloat16, augmentation",
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in IN_THE_FAST_SUITE else pytest.mark.slow)
+        for name in COMBINATIONS
+    ],
+)
 def test_settings_together(config_file, tmp_path, name):
     overrides = [*QUICK, *COMBINATIONS[name]]
     assert train.main(arguments(config_file, tmp_path / "run", *overrides)) == 0
@@ -441,6 +455,102 @@ def test_the_test_split_stays_unread_where_validation_is_measured(
     if split == "validation":
         expected = report["validation"]["sparse"]["mean_squared_error"]
         assert measured["mean_squared_error"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_streamed_data_set(config_file, tmp_path):
+    """Read anew each epoch; nothing is taken from the test split but what is measured."""
+    flags = arguments(config_file, tmp_path / "run", *QUICK[:-1], "data.in_memory=false")
+    assert train.main([*flags, "--set", "export.formats=[float32, int8]"]) == 0
+    report = read_report(tmp_path / "run")
+    assert report["files"]["model_int8.tflite"]["examples"] == 360
+    assert report["micro"] == {}
+
+
+@pytest.mark.slow
+def test_measured_again_is_of_the_other_split(config_file, tmp_path):
+    settings = ("measure.split=validation", "measure.micro_examples=7")
+    flags = arguments(config_file, tmp_path / "run", *QUICK[:-1], *settings)
+    assert train.main([*flags, "--set", "export.formats=[int8]"]) == 0
+    first = read_report(tmp_path / "run")
+    again = train.measure_again(tmp_path / "run", tmp_path / "again", "test")
+    assert json.loads(json.dumps(again)) == read_report(tmp_path / "again")
+    assert again["data"]["measured_split"] == "test"
+    settings = config.load(tmp_path / "again" / "config.yaml")
+    dataset = data.load(settings.data, settings.seed)
+    facts = again["micro"]["model_int8.tflite"]
+    assert facts["examples"] == 7
+    assert facts["arena_bytes"] == first["micro"]["model_int8.tflite"]["arena_bytes"]
+    path = tmp_path / "again" / "model_int8.tflite"
+    examples = dataset.load_test()
+    expected = micro.measure_micro(path, examples.sample(7), examples.targets[:7], measure.largest)
+    assert facts["accuracy"] == expected.accuracy
+
+
+def colour(load):
+    """A loader of data whose images have three channels."""
+
+    def loaded(*arguments):
+        dataset = load(*arguments)
+        about = dataclasses.replace(dataset.about, input_shape=(8, 8, 3))
+
+        def split(part):
+            return dataclasses.replace(part, inputs=np.repeat(part.inputs, 3, axis=-1))
+
+        return dataclasses.replace(
+            dataset,
+            about=about,
+            train=split(dataset.train),
+            validation=split(dataset.validation),
+            load_test=lambda: split(dataset.load_test()),
+        )
+
+    return loaded
+
+
+POINTWISE = (
+    "model={name: pointwise, pointwise: {width: 16, halvings: 1, repeats: 1}}",
+    "training.epochs=2",
+    "export.formats=[float32, sparse_float32]",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strength", "is_written"), [(0.05, True), (0.0, False)])
+def test_sparse_files(config_file, tmp_path, monkeypatch, capsys, strength, is_written):
+    monkeypatch.setattr(data, "load", colour(data.load))
+    flags = arguments(
+        config_file, tmp_path / "run", *QUICK[1:-1], *POINTWISE, f"penalty.l1_strength={strength}"
+    )
+    assert train.main(flags) == 0
+    report = read_report(tmp_path / "run")
+    name = "model_sparse_float32.tflite"
+    assert (tmp_path / "run" / name).exists() == is_written
+    if is_written:
+        assert report["refused"] == {}
+        sparse, dense = report["files"][name], report["files"]["model_float32.tflite"]
+        for key in ("accuracy", "weights", "zeros", "macs"):
+            assert sparse[key] == dense[key], key
+    else:
+        assert name not in report["files"]
+        assert "zeros in more than 66.7%" in report["refused"][name]
+        assert f"Not written: {name}: expected" in capsys.readouterr().out
+    assert (
+        verify.check_formats(
+            tmp_path / "run",
+            report["files"],
+            config.load(tmp_path / "run" / "config.yaml"),
+            report["refused"],
+        )
+        == []
+    )
+
+
+def test_sparse_files_of_another_network_are_refused_before_training(config_file, tmp_path, capsys):
+    flags = arguments(config_file, tmp_path / "run", "export.formats=[sparse_float16]")
+    check_refusal(
+        capsys, tmp_path, 2, flags, "export.formats", "XNNPACK's sparse path", "3 channels"
+    )
 
 
 @pytest.mark.parametrize(
@@ -802,6 +912,7 @@ def start(flags, limit=0):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("full_run")  # which has prepared the data set
 def test_a_full_disk(config_file, tmp_path):
     flags = arguments(config_file, tmp_path / "runs" / "run", *QUICK)
@@ -814,7 +925,9 @@ def test_a_full_disk(config_file, tmp_path):
 
 
 @pytest.mark.usefixtures("full_run")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_leaves_nothing(config_file, tmp_path, number):
     flags = arguments(config_file, tmp_path / "runs" / "run", *QUICK, "training.epochs=100000")
     process = start(flags)

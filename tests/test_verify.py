@@ -16,7 +16,19 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from cnn_l1 import config, data, export, firmware, manifest, measure, metadata, tasks, train, verify
+from cnn_l1 import (
+    config,
+    data,
+    export,
+    files,
+    firmware,
+    manifest,
+    measure,
+    metadata,
+    tasks,
+    train,
+    verify,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -376,10 +388,10 @@ def test_a_shrunk_network_that_is_another(run_copy):
     model = change_keras(path, lambda kernel: kernel * 1.01)
     settings = config.load(run_copy / "config.yaml")
     dataset = data.load(settings.data, settings.seed)
-    files = train.export_files(model, run_copy, settings, dataset, "shrunk/")
+    paths, _ = files.export_files(model, run_copy, settings, dataset, "shrunk/")
     task = tasks.task_of(settings.training.loss, dataset.about)
-    measured = train.measure_files(
-        run_copy, files, dataset.load_test(), {"shrunk/": model}, task, settings.measure
+    measured = files.measure_files(
+        paths, dataset.load_test(), {"shrunk/": model}, task, settings.measure
     )
     for name, figures in measured.items():
         edit_figures(run_copy, name, **vars(figures))
