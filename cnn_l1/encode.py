@@ -58,20 +58,18 @@ import sys
 import tempfile
 import zlib
 
-import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from cnn_l1 import micro
 from cnn_l1.config import ConfigError
 from cnn_l1.silence import silenced
+from cnn_l1.tflite_file import ALIGNMENT, IDENTIFIER, pack
 
 OPERATOR = b"TFLM_DECODE"
 HEADER = bytes([2, 1, 0, 0, 1, *[0] * 11])
 CHECKSUM = b"cnn_l1.crc32"
-IDENTIFIER = b"TFL3"
 # Kernels may read 16 bytes at once; the schema asks for it, and Python's builder forgets it.
-ALIGNMENT = 16
 EXAMPLES = 3
 
 TENSOR, BUILTIN = schema.TensorType, schema.BuiltinOperator
@@ -557,7 +555,7 @@ def _without_signs(root, plans, chosen):
     model.buffers = list(root.buffers)
     for buffer in chosen:
         if all(one.tensor.type == TENSOR.FLOAT32 for one in plans[buffer]):
-            model.buffers[buffer] = _Buffer(_positive(bytes(root.buffers[buffer].data)))
+            model.buffers[buffer] = _buffer(_positive(bytes(root.buffers[buffer].data)))
     return model
 
 
@@ -618,14 +616,14 @@ def _assemble(root, plans, chosen):
     for buffer in sorted(chosen):
         # The first takes the place of what it replaces, so that no index moves.
         slots.setdefault(plans[buffer][0].encoded, buffer)
-        model.buffers[buffer] = _Buffer(None)
+        model.buffers[buffer] = _buffer(None)
     for content, buffer in slots.items():
-        model.buffers[buffer] = _Buffer(content)
+        model.buffers[buffer] = _buffer(content)
     for number, graph in enumerate(model.subgraphs):
         ones = [one for buffer in sorted(chosen) for one in plans[buffer] if one.graph == number]
         _insert_decodes(model, graph, sorted(ones, key=lambda one: one.index), slots)
     model.metadata = [*(root.metadata or []), _checksum_entry(len(model.buffers))]
-    model.buffers.append(_Buffer(bytes(4)))
+    model.buffers.append(_buffer(bytes(4)))
     return model
 
 
@@ -671,7 +669,7 @@ def _slot(model, slots, content):
     """The buffer that holds some bytes, one for all tensors with the same."""
     if content not in slots:
         slots[content] = len(model.buffers)
-        model.buffers.append(_Buffer(content))
+        model.buffers.append(_buffer(content))
     return slots[content]
 
 
@@ -801,7 +799,7 @@ def _restore(root, graph, opcode, slots):
     for home, content in contents.items():
         if content not in slots:
             slots[content] = len(root.buffers)
-            root.buffers.append(_Buffer(content))
+            root.buffers.append(_buffer(content))
         graph.tensors[home].buffer = slots[content]
     removed = {index for pair in outputs_of for index in pair}
     removed |= {output for output, home in homes.items() if output != home}
@@ -890,31 +888,16 @@ def _drop_buffers(root, dropped):
 # --- Writing -------------------------------------------------------------------------
 
 
-class _Buffer:
-    """A buffer that is written at a multiple of 16 bytes."""
-
-    def __init__(self, data):
-        self.data = data
-        self.offset = self.size = 0
-
-    def Pack(self, builder):  # noqa: N802 - the schema's own name for it
-        if self.data is not None:
-            builder.Prep(ALIGNMENT, len(self.data))
-            data = builder.CreateByteVector(bytes(self.data))
-        schema.BufferStart(builder)
-        if self.data is not None:
-            schema.BufferAddData(builder, data)
-        return schema.BufferEnd(builder)
+def _buffer(data):
+    buffer = schema.BufferT()
+    buffer.data = data
+    return buffer
 
 
 def _pack(root):
     """The bytes of a file, with its checksum if it is to have one."""
-    model = copy.copy(root)
-    model.buffers = [_Buffer(buffer.data) for buffer in root.buffers]
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), IDENTIFIER)
-    content = bytearray(builder.Output())
-    for entry in model.metadata or []:
+    content = bytearray(pack(root))
+    for entry in root.metadata or []:
         if entry.name == CHECKSUM:
             place = _place(content, entry.buffer)
             place[:] = np.frombuffer(_checksum(content), np.uint8)

@@ -9,7 +9,7 @@ from cnn_l1 import sparsity
 from cnn_l1.graph import settle
 from cnn_l1.penalties import PACKAGE
 from cnn_l1.silence import silenced
-from cnn_l1.tflite_file import ExportError, TFLiteFile, read_tflite  # noqa: F401
+from cnn_l1.tflite_file import ExportError, TFLiteFile, pack, read_tflite  # noqa: F401
 
 
 def plain_copy(model, drop_layers=(), batch_size=None):
@@ -186,7 +186,7 @@ def strip_names(content):
 
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     flatbuffer_utils.strip_strings(model)
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    return pack(model)
 
 
 def export_onnx(model, path):

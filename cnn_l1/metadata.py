@@ -10,6 +10,8 @@ import zipfile
 
 import flatbuffers
 
+from cnn_l1.tflite_file import pack
+
 NAME = "TFLITE_METADATA"
 IDENTIFIER = b"M001"
 LABELS, CONFIG = "labels.txt", "config.yaml"
@@ -82,13 +84,6 @@ def read_files(content):
             return {name: archive.read(name).decode() for name in archive.namelist()}
     except zipfile.BadZipFile:
         return {}
-
-
-def pack(model):
-    """The bytes of a `ModelT`."""
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
 
 
 def _model_metadata(name, input_meaning, output_meaning, class_names, config):
