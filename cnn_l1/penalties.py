@@ -14,6 +14,8 @@ import math
 import keras
 from keras import ops
 
+from cnn_l1.shapes import make_shape
+
 PACKAGE = "cnn_l1"
 
 
@@ -190,6 +192,62 @@ class L1L2(Penalty):
 
     def get_config(self):
         return {"l1_strength": self.l1_strength, "l2_strength": self.l2_strength}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class Concave(Penalty):
+    """A concave penalty, `l1_strength · sum(φ(|x|))`, that lets go of large weights.
+
+    `φ` has slope 1 at 0, so that it presses on small weights as `L1(l1_strength)` does,
+    and bends at `scale`: a weight far above it is hardly shrunk any more. The wider the
+    scale, the nearer to L1, its limit.
+
+        shape          φ(m)                                slope at m
+        transformed    scale · m / (scale + m)             (scale / (scale + m))²
+        mcp            m − m² / (2 · scale), then scale/2  max(1 − m / scale, 0)
+        log            scale · log(1 + m / scale)          scale / (scale + m)
+
+    Sources and proximal operators are those of `cnn_l1.shapes`.
+
+    **Long steps.** The penalty is not convex. Where `step · l1_strength` exceeds a part of
+    the scale (`scale / 2` for `transformed`, `scale` for the others) the proximal operator
+    jumps: it zeroes all weights up to some `√(step · l1_strength · scale)` and hardly
+    moves the others. Adam's steps are long for weights whose gradients have become small.
+    `Proximal` still rests only where the loss's gradient and the penalty's cancel, but
+    not at every such place.
+
+    Args:
+        l1_strength: Float, 0 or more (the field's λ). Default 1e-4.
+        shape: `"log"` (default), `"transformed"` or `"mcp"`; `"l1"` is `L1`.
+        scale: Float above 0, in units of a weight. Default 0.1; none for `"l1"`.
+
+    Raises:
+        ValueError: If an argument is not one of the above.
+    """
+
+    def __init__(self, l1_strength=1e-4, shape="log", scale=None):
+        self.l1_strength = check_strength("l1_strength", l1_strength)
+        self.shape = shape
+        self._shape = make_shape(shape, scale)
+        self.scale = self._shape.scale
+
+    def value(self, x):
+        return self.l1_strength * ops.sum(self._shape.value(absolute(x)))
+
+    def gradient(self, x):
+        x = ops.convert_to_tensor(x)
+        return self.l1_strength * (self._shape.slope(ops.abs(x)) * ops.sign(x))
+
+    def prox(self, x, step):
+        x = ops.convert_to_tensor(x)
+        step = ops.convert_to_tensor(step, dtype=x.dtype)
+        sizes = ops.abs(x)
+        reduction = self._shape.reduction(sizes, step * self.l1_strength)
+        # Chosen, not multiplied: no negative zeros. A NaN compares false and stays.
+        return ops.where(reduction >= sizes, ops.zeros_like(x), x - ops.sign(x) * reduction)
+
+    def get_config(self):
+        return {"l1_strength": self.l1_strength, "shape": self.shape, "scale": self.scale}
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)

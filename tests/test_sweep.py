@@ -321,6 +321,8 @@ BAD = {
     "penalty={l1_strength: 0, layers: {dense*: 1}}": "penalty.l1_strength: expected more than 0",
     "sweep={folds: 2, strengths: [1]} data.validation_split=test": "fold must be left out where",
     "sweep={points: 3} penalty.l1_strength=0": "penalty.l1_strength: expected more than 0",
+    # The closed form of a linear model's path does not hold for it.
+    "model={name: linear} penalty.l1_strength=0 penalty.shape=log": "penalty.l1_strength: expected",
     "export.formats=[] sweep.budget={max_latency_ms: 1}": "sweep.budget: expected a TFLite file",
     "--address=localhost:1": "--address: expected sweep.engine ray. Received: sweep.engine local",
 }
