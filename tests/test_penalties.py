@@ -127,6 +127,7 @@ def test_values_are_keras_own():
         Concave(0.25, "l1"),
         GroupL1(0.25, 0.5, axis=0),
         GroupL1(axis=(-2, -1)),
+        GroupL1(0.25, shape="mcp", scale=0.5),
     ],
     ids=lambda penalty: f"{type(penalty).__name__} {list(penalty.get_config().values())}",
 )
@@ -460,6 +461,63 @@ def test_a_ratio_of_one_and_groups_of_one_are_plain_l1():
     for step in (0.5, tf.constant(steps)):
         prox = [as_numpy(penalty.prox(tf.constant(X), step)) for penalty in (vector, plain)]
         np.testing.assert_allclose(*prox, rtol=1e-13, atol=1e-16)
+
+
+def shaped_value(x, ratio, shape, scale, strength=STRENGTH):
+    """The sparse-group penalty of `(n, groups)` weights, by its formula."""
+    n = x.shape[0]
+    sizes = as_numpy(make_shape(shape, scale).value(tf.constant(np.sqrt(np.mean(x**2, axis=0)))))
+    return strength * ((1 - ratio) * n * sizes + ratio * np.abs(x).sum(axis=0))
+
+
+@CONCAVE
+@pytest.mark.parametrize("ratio", [0.0, 0.25])
+def test_concave_group_value_and_gradient(shape, ratio):
+    penalty, x = GroupL1(STRENGTH, ratio, shape=shape, scale=0.4), tf.Variable(kernel())
+    with tf.GradientTape() as tape:
+        value = penalty(x)
+    expected = shaped_value(kernel().reshape(12, 5), ratio, shape, 0.4).sum()
+    np.testing.assert_allclose(float(value), expected, rtol=1e-13)
+    automatic = tape.gradient(value, x).numpy()
+    np.testing.assert_allclose(penalty.gradient(x), automatic, rtol=1e-12, atol=1e-15)
+    assert np.isfinite(automatic).all()
+
+
+@CONCAVE
+@pytest.mark.parametrize("ratio", [0.0, 0.25])
+@pytest.mark.parametrize("step", [0.3, 0.9, 6.0])
+def test_concave_group_prox_is_better_than_every_point_of_a_grid(shape, ratio, step):
+    """Groups of two weights, so that a grid holds all there is; also far from convex."""
+    scale = 0.3
+    x = np.array([[0.0, 0.07, -0.2, 0.5, 0.31, -1.1, 2.0], [0.0, 0.05, 0.1, -0.4, 0.0, 0.9, -1.5]])
+    penalty = GroupL1(STRENGTH, ratio, shape=shape, scale=scale)
+    got = as_numpy(penalty.prox(tf.constant(x), step))
+
+    def objective(z, x):
+        distances = np.sum((z - x[:, None]) ** 2, axis=0) / (2 * step)
+        return shaped_value(z, ratio, shape, scale) + distances
+
+    axis = np.arange(-250, 251) * 0.01
+    grid = np.stack(np.meshgrid(axis, axis)).reshape(2, -1)
+    for column, z in zip(x.T, got.T, strict=True):
+        costs = objective(grid, column)
+        best = grid[:, np.argmin(costs)]
+        assert objective(z[:, None], column)[0] <= costs.min() + 1e-15
+        np.testing.assert_allclose(z, best, atol=0.02)  # the grid is flat around its best
+        assert z.any() == best.any()
+    assert not got[:, 0].any()
+    assert got[:, -1].all()
+    assert not np.signbit(got[got == 0.0]).any()
+
+
+@CONCAVE
+def test_concave_groups_of_one_are_single_weights(shape):
+    x = tf.constant(X)
+    group, single = GroupL1(0.4, shape=shape, scale=0.5), Concave(0.4, shape, 0.5)
+    np.testing.assert_allclose(float(group(x)), float(single(x)), rtol=1e-14)
+    for step in (0.2, 3.0, tf.constant(np.linspace(0.1, 9.0, X.size))):
+        np.testing.assert_allclose(group.prox(x, step), single.prox(x, step), rtol=1e-12)
+    np.testing.assert_array_equal(group.prox(x, 0.0), X)
 
 
 @pytest.mark.parametrize("bad", [-0.1, 1.1, float("nan"), True, "0.5", None])

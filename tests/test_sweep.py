@@ -321,8 +321,6 @@ BAD = {
     "penalty={l1_strength: 0, layers: {dense*: 1}}": "penalty.l1_strength: expected more than 0",
     "sweep={folds: 2, strengths: [1]} data.validation_split=test": "fold must be left out where",
     "sweep={points: 3} penalty.l1_strength=0": "penalty.l1_strength: expected more than 0",
-    # The closed form of a linear model's path does not hold for it.
-    "model={name: linear} penalty.l1_strength=0 penalty.shape=log": "penalty.l1_strength: expected",
     "export.formats=[] sweep.budget={max_latency_ms: 1}": "sweep.budget: expected a TFLite file",
     "--address=localhost:1": "--address: expected sweep.engine ray. Received: sweep.engine local",
 }
@@ -540,6 +538,14 @@ def test_cross_validation_is_scikit_learns(files, tmp_path):
     made = read_json(output / "chosen" / "report.json")
     assert made["l1_strength"] == 2 * model.alpha_
     assert made["data"]["measured_split"] == "test"
+
+
+def test_closed_form_of_the_end_is_for_convex_penalties(files):
+    """Of a concave one the end must be found by trying, from a strength above 0."""
+    settings = LINEAR | {"penalty": {"l1_strength": 0.0}, "sweep": {"points": 2}}
+    sweep.check(configs.load(files(settings)))
+    with pytest.raises(configs.ConfigError, match=r"penalty\.l1_strength: expected more than 0"):
+        sweep.check(configs.load(files(settings), ["penalty.shape=log"]))
 
 
 def test_end_of_a_path_is_looked_for_once(files, tmp_path, monkeypatch, capsys):
