@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cnn_l1.macs import count_macs
     from cnn_l1.measure import measure_tflite
     from cnn_l1.optimizers import HoldZeros, Proximal
-    from cnn_l1.penalties import L1, L1L2, GroupL1, attach, soft_threshold
+    from cnn_l1.penalties import L1, L1L2, Concave, GroupL1, attach, soft_threshold
     from cnn_l1.shrink import apply_shrink, plan_shrink
     from cnn_l1.sparsity import count
     from cnn_l1.targets import TargetSparsity
@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "L1": "penalties",
     "L1L2": "penalties",
+    "Concave": "penalties",
     "GroupL1": "penalties",
     "attach_groups": "groups",
     "attach_slimming": "groups",
@@ -50,6 +51,7 @@ _MODULES = {
 __all__ = [
     "L1",
     "L1L2",
+    "Concave",
     "GroupL1",
     "HoldZeros",
     "Proximal",

@@ -25,6 +25,7 @@ from cnn_l1.penalties import (
     norm_from_squares,
     soft_threshold,
 )
+from cnn_l1.shapes import make_shape
 from cnn_l1.sparsity import leaf_layers
 
 
@@ -33,13 +34,16 @@ class CoupledGroupL1:
 
     `l1_strength · [(1 − l1_ratio) · Σ_c √n_c · ‖w_c‖₂ + l1_ratio · Σ|w|]`, where
     `w_c` are the `n_c` weights of channel `c` in all variables of the space: formula,
-    proximal operator and sources are those of `penalties.GroupL1`. Weights that
-    belong to no channel of the space are left alone.
+    proximal operator and sources are those of `penalties.GroupL1`, and so are its
+    concave shapes. Weights that belong to no channel of the space are left alone.
 
     Args:
         space: A `coupling.ChannelSpace`.
         l1_strength: Float, 0 or more (the field's λ). Default 1e-4.
         l1_ratio: Float, 0 to 1: how much of it is plain L1. Default 0.0.
+        shape: `"l1"` (default), `"transformed"`, `"mcp"` or `"log"`.
+        scale: Float above 0: the root mean square of a channel's weights at which the
+            shape bends. Default 0.1; none for `"l1"`.
 
     Attributes:
         variables: The variables of the space, in the order in which all methods
@@ -47,13 +51,16 @@ class CoupledGroupL1:
         sizes: `(channels,)` array, the number of weights of each channel.
 
     Raises:
-        ValueError: If a strength is out of range, or the members of the space do not
+        ValueError: If a setting is out of range, or the members of the space do not
             fit their variables.
     """
 
-    def __init__(self, space, l1_strength=1e-4, l1_ratio=0.0):
+    def __init__(self, space, l1_strength=1e-4, l1_ratio=0.0, shape="l1", scale=None):
         self.l1_strength = check_strength("l1_strength", l1_strength)
         self.l1_ratio = check_ratio(l1_ratio)
+        self.shape = shape
+        self._shape = make_shape(shape, scale)
+        self.scale = self._shape.scale
         self.name = space.name
         self.variables = tuple(member.variable for member in space.members)
         if len({id(variable) for variable in self.variables}) < len(self.variables):
@@ -76,7 +83,7 @@ class CoupledGroupL1:
             values: One tensor a variable, of its shape. Default: their values now.
         """
         values = self.values() if values is None else values
-        total = ops.sum(self._norms(values) * self._strengths())
+        total = ops.sum(self._shape_of_norms().value(self._norms(values)) * self._strengths())
         if self.l1_ratio:
             sums = sum(self._channel_sums(map(absolute, values)))
             total = total + self.l1_strength * self.l1_ratio * ops.sum(sums)
@@ -93,7 +100,8 @@ class CoupledGroupL1:
         """
         values = self.values() if values is None else values
         norms = self._norms(values)
-        factors = self._strengths() / ops.where(ops.equal(norms, 0), ops.ones_like(norms), norms)
+        slopes = self._strengths() * self._shape_of_norms().slope(norms)
+        factors = slopes / ops.where(ops.equal(norms, 0), ops.ones_like(norms), norms)
         gradients = []
         for part, x in zip(self._slices, values, strict=True):
             gradient = part.spread(factors, 0.0, x.dtype) * x
@@ -124,7 +132,9 @@ class CoupledGroupL1:
                 for part, x, step in zip(self._slices, values, steps, strict=True)
             ]
         norms = self._norms(values)
-        thresholds = self._strengths() * self._channel_steps(steps)
+        thresholds = self._shape_of_norms().reduction(
+            norms, self._strengths() * self._channel_steps(steps)
+        )
         return [
             block_soft_threshold(
                 x, part.spread(norms, 1.0, x.dtype), part.spread(thresholds, 0.0, x.dtype)
@@ -136,6 +146,11 @@ class CoupledGroupL1:
         """The factor of each channel's norm."""
         strengths = self.l1_strength * (1.0 - self.l1_ratio) * np.sqrt(self.sizes)
         return ops.convert_to_tensor(strengths, dtype=self._dtype)
+
+    def _shape_of_norms(self):
+        """The shape of each channel's norm, where `_shape` is that of a root mean square."""
+        factors = np.sqrt(np.maximum(self.sizes, 1))  # a channel may have no weights
+        return self._shape.stretched(ops.convert_to_tensor(factors, dtype=self._dtype))
 
     def _channel_sums(self, tensors):
         pairs = zip(self._slices, tensors, strict=True)
@@ -228,7 +243,7 @@ class ChannelShare(Penalty):
         return total
 
 
-def attach_groups(model, l1_strength, l1_ratio=0.0, strengths=None):
+def attach_groups(model, l1_strength, l1_ratio=0.0, strengths=None, shape="l1", scale=None):
     """Put a group penalty on the channels that can be removed from a model.
 
     Each channel that `coupling.channel_spaces` finds is a group: see
@@ -245,6 +260,10 @@ def attach_groups(model, l1_strength, l1_ratio=0.0, strengths=None):
         strengths: A function from a layer's name to its `l1_strength`; channels that
             several layers make together take that of the first. Default `None`:
             `l1_strength` everywhere.
+        shape: `"l1"` (default), `"transformed"`, `"mcp"` or `"log"`, for the channels
+            alone: `l1_ratio`'s part stays plain L1.
+        scale: Float above 0: the root mean square of a channel's weights at which the
+            shape bends. Default 0.1; none for `"l1"`.
 
     Returns:
         The list of paths of the variables that now carry a penalty.
@@ -256,9 +275,10 @@ def attach_groups(model, l1_strength, l1_ratio=0.0, strengths=None):
     """
     strength = check_strength("l1_strength", l1_strength)
     ratio = check_ratio(l1_ratio)
+    make_shape(shape, scale)
     strength_of = strengths or (lambda layer_name: strength)
     groups = [
-        CoupledGroupL1(space, strength_of(space.members[0].layer), ratio)
+        CoupledGroupL1(space, strength_of(space.members[0].layer), ratio, shape, scale)
         for space in channel_spaces(model)
     ]
     if not groups:

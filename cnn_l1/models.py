@@ -133,6 +133,8 @@ class _Regularizers:
             return None
         if self.config.name == "l1l2":
             return penalties.L1L2(strength, self.config.l2_strength)
+        if self.config.shape != "l1":
+            return penalties.Concave(strength, self.config.shape, self.config.scale)
         return penalties.L1(strength)
 
     def finish(self, model):
@@ -147,7 +149,8 @@ class _Regularizers:
         strength, ratio = self.config.l1_strength, self.config.l1_ratio
         try:
             if self.config.name == "group_l1":
-                groups.attach_groups(model, strength, ratio, self.strength)
+                shape = self.config.shape, self.config.scale
+                groups.attach_groups(model, strength, ratio, self.strength, *shape)
             if self.config.name == "slimming":
                 groups.attach_slimming(model, strength)
         except ValueError as error:

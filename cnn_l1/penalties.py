@@ -14,6 +14,8 @@ import math
 import keras
 from keras import ops
 
+from cnn_l1.shapes import make_shape
+
 PACKAGE = "cnn_l1"
 
 
@@ -193,6 +195,62 @@ class L1L2(Penalty):
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
+class Concave(Penalty):
+    """A concave penalty, `l1_strength · sum(φ(|x|))`, that lets go of large weights.
+
+    `φ` has slope 1 at 0, so that it presses on small weights as `L1(l1_strength)` does,
+    and bends at `scale`: a weight far above it is hardly shrunk any more. The wider the
+    scale, the nearer to L1, its limit.
+
+        shape          φ(m)                                slope at m
+        transformed    scale · m / (scale + m)             (scale / (scale + m))²
+        mcp            m − m² / (2 · scale), then scale/2  max(1 − m / scale, 0)
+        log            scale · log(1 + m / scale)          scale / (scale + m)
+
+    Sources and proximal operators are those of `cnn_l1.shapes`.
+
+    **Long steps.** The penalty is not convex. Where `step · l1_strength` exceeds a part of
+    the scale (`scale / 2` for `transformed`, `scale` for the others) the proximal operator
+    jumps: it zeroes all weights up to some `√(step · l1_strength · scale)` and hardly
+    moves the others. Adam's steps are long for weights whose gradients have become small.
+    `Proximal` still rests only where the loss's gradient and the penalty's cancel, but
+    not at every such place.
+
+    Args:
+        l1_strength: Float, 0 or more (the field's λ). Default 1e-4.
+        shape: `"log"` (default), `"transformed"` or `"mcp"`; `"l1"` is `L1`.
+        scale: Float above 0, in units of a weight. Default 0.1; none for `"l1"`.
+
+    Raises:
+        ValueError: If an argument is not one of the above.
+    """
+
+    def __init__(self, l1_strength=1e-4, shape="log", scale=None):
+        self.l1_strength = check_strength("l1_strength", l1_strength)
+        self.shape = shape
+        self._shape = make_shape(shape, scale)
+        self.scale = self._shape.scale
+
+    def value(self, x):
+        return self.l1_strength * ops.sum(self._shape.value(absolute(x)))
+
+    def gradient(self, x):
+        x = ops.convert_to_tensor(x)
+        return self.l1_strength * (self._shape.slope(ops.abs(x)) * ops.sign(x))
+
+    def prox(self, x, step):
+        x = ops.convert_to_tensor(x)
+        step = ops.convert_to_tensor(step, dtype=x.dtype)
+        sizes = ops.abs(x)
+        reduction = self._shape.reduction(sizes, step * self.l1_strength)
+        # Chosen, not multiplied: no negative zeros. A NaN compares false and stays.
+        return ops.where(reduction >= sizes, ops.zeros_like(x), x - ops.sign(x) * reduction)
+
+    def get_config(self):
+        return {"l1_strength": self.l1_strength, "shape": self.shape, "scale": self.scale}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
 class GroupL1(Penalty):
     """Sparse group lasso, whose groups are the slices of one kernel.
 
@@ -204,6 +262,15 @@ class GroupL1(Penalty):
     The proximal operator is `soft_threshold` by the second term, then
     `block_soft_threshold` by the first. For a scalar step it is exact (Simon et al.,
     2013, section 3.2).
+
+    **Concave shapes.** With a `shape`, the first term is `Σ_g n_g · φ(‖w_g‖₂ / √n_g)`:
+    the shape of the root mean square of the group's weights, so that `scale` is in units
+    of one weight, as for `Concave`. It equals `√n_g · ψ(‖w_g‖₂)` with `ψ` the shape
+    of scale `√n_g · scale`, whose own proximal operator shrinks the norm (group MCP:
+    Breheny and Huang, Group descent algorithms for nonconvex penalized linear and
+    logistic regression models with grouped predictors, 2015). The operators in sequence
+    are exact for it too: of all `z` of one norm, the second term and the distance
+    together are least along the soft-thresholded weights. The second term stays plain L1.
 
     **Array steps.** In a diagonal metric, as Adam's, the norm has no proximal operator
     in closed form. A group then takes one step, `1 / mean_g(1 / step)`, for Adam
@@ -226,15 +293,21 @@ class GroupL1(Penalty):
             Default -1: one group an output filter of a convolution's kernel `(rows,
             cols, in, out)` or a dense one `(in, out)`. (-2, -1) for a depthwise one
             `(rows, cols, in, multiplier)`.
+        shape: `"l1"` (default), `"transformed"`, `"mcp"` or `"log"`: see `Concave`.
+        scale: Float above 0: the root mean square of a group at which the shape bends.
+            Default 0.1; none for `"l1"`.
 
     Raises:
         ValueError: If an argument is not one of the above; on use, if the variable has
             no such axis.
     """
 
-    def __init__(self, l1_strength=1e-4, l1_ratio=0.0, axis=-1):
+    def __init__(self, l1_strength=1e-4, l1_ratio=0.0, axis=-1, shape="l1", scale=None):
         self.l1_strength = check_strength("l1_strength", l1_strength)
         self.l1_ratio = check_ratio(l1_ratio)
+        self.shape = shape
+        self._shape = make_shape(shape, scale)
+        self.scale = self._shape.scale
         axes = axis if isinstance(axis, (list, tuple)) else (axis,)
         are_integers = all(isinstance(a, int) and not isinstance(a, bool) for a in axes)
         if not axes or not are_integers or len(set(axes)) < len(axes):
@@ -257,37 +330,45 @@ class GroupL1(Penalty):
         return within, math.prod(shape[axis] for axis in within)
 
     def _norms(self, x):
-        """The groups' norms, to broadcast to `x`, and their strength, a float."""
+        """The groups' norms, to broadcast to `x`, their strength, a float, and shape."""
         within, size = self._within(x.shape)
         norms = norm_from_squares(ops.sum(ops.square(x), axis=within, keepdims=True))
-        return norms, self.l1_strength * (1.0 - self.l1_ratio) * math.sqrt(size)
+        strength = self.l1_strength * (1.0 - self.l1_ratio) * math.sqrt(size)
+        return norms, strength, self._shape.stretched(math.sqrt(size))
 
     def value(self, x):
         x = ops.convert_to_tensor(x)
-        norms, strength = self._norms(x)
+        norms, strength, shape = self._norms(x)
         l1 = self.l1_strength * self.l1_ratio * ops.sum(absolute(x))
-        return strength * ops.sum(norms) + l1
+        return strength * ops.sum(shape.value(norms)) + l1
 
     def gradient(self, x):
         x = ops.convert_to_tensor(x)
-        norms, strength = self._norms(x)
+        norms, strength, shape = self._norms(x)
         directions = x / ops.where(ops.equal(norms, 0), ops.ones_like(norms), norms)
-        return strength * directions + self.l1_strength * self.l1_ratio * ops.sign(x)
+        l1 = self.l1_strength * self.l1_ratio * ops.sign(x)
+        return strength * shape.slope(norms) * directions + l1
 
     def prox(self, x, step):
         x = ops.convert_to_tensor(x)
         step = ops.convert_to_tensor(step, dtype=x.dtype)
         if self.l1_ratio:
             x = soft_threshold(x, step * (self.l1_strength * self.l1_ratio))
-        norms, strength = self._norms(x)
+        norms, strength, shape = self._norms(x)
         if len(step.shape):
             within, _ = self._within(x.shape)
             inverse = ops.broadcast_to(1.0 / step, x.shape)
             step = 1.0 / ops.mean(inverse, axis=within, keepdims=True)
-        return block_soft_threshold(x, norms, step * strength)
+        return block_soft_threshold(x, norms, shape.reduction(norms, step * strength))
 
     def get_config(self):
-        return {"l1_strength": self.l1_strength, "l1_ratio": self.l1_ratio, "axis": self.axis}
+        return {
+            "l1_strength": self.l1_strength,
+            "l1_ratio": self.l1_ratio,
+            "axis": self.axis,
+            "shape": self.shape,
+            "scale": self.scale,
+        }
 
 
 def attach(model, penalty, kernels_only=True):

@@ -229,6 +229,11 @@ class PenaltyConfig(Section):
     """L1, elastic net, L1 of whole channels, L1 of batch-norm scales, or no penalty."""
     l1_strength: STRENGTH = 1e-3
     """The field's λ: penalty `l1_strength · sum(|w|)`, or of the channels' norms."""
+    shape: Literal["l1", "transformed", "mcp", "log"] = "l1"
+    """For `l1` and `group_l1`: how it grows with a weight's size, or with the root mean
+    square of a channel's; as L1 does, or as a concave penalty that lets go of large ones."""
+    scale: Annotated[float, Field(gt=0)] | None = Field(default=None, validate_default=True)
+    """The size, in units of a weight, at which a concave shape bends. Default: 0.1."""
     l1_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     """For `group_l1`: the part of it that is plain L1 (sparse group lasso)."""
     l2_strength: STRENGTH = 0.0
@@ -239,6 +244,23 @@ class PenaltyConfig(Section):
     """Whether biases are penalised too."""
     batch_norm: bool = False
     """Whether batch-norm scales and shifts are penalised too."""
+
+    @pydantic.field_validator("scale")
+    @classmethod
+    def _default_scale(cls, value, info):
+        shape = info.data.get("shape", "l1")  # missing where it was refused
+        # Here, so that the resolved config shows the number.
+        return 0.1 if value is None and shape != "l1" else value
+
+    @pydantic.model_validator(mode="after")
+    def _shape_belongs_to_l1(self):
+        if self.shape != "l1" and self.name not in ("l1", "group_l1"):
+            raise ValueError(
+                f"shape must be 'l1' unless name is 'l1' or 'group_l1', not {self.name!r}"
+            )
+        if self.scale is not None and self.shape == "l1":
+            raise ValueError("scale must be left out for shape 'l1', which does not bend")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _l2_belongs_to_l1l2(self):

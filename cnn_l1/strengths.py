@@ -55,8 +55,10 @@ def with_strength(config, strength):
 
 def without_penalty(config):
     """A config whose network is the dense twin: the same epochs, no penalty."""
-    settings = {
+    settings: dict = {
         "penalty.name": "none",
+        "penalty.shape": "l1",
+        "penalty.scale": None,
         "penalty.layers": {},
         "penalty.l2_strength": 0.0,
         "penalty.l1_ratio": 0.0,
@@ -118,7 +120,8 @@ def largest_linear(config):
     gives the layer a strength of its own, λ is the path's that brings it there.
 
     Args:
-        config: A `Config` with `model.name: linear` and an L1 penalty.
+        config: A `Config` with `model.name: linear` and an L1 penalty of shape `l1`:
+            under a concave one weights can stay above this λ that were large before.
     """
     import numpy as np
 

@@ -369,7 +369,9 @@ def find_largest(config, output):
 
 
 def _is_in_closed_form(config):
-    return config.model.name == "linear" and config.penalty.name in ("l1", "l1l2")
+    # Under a concave shape, weights that are large resist strengths that keep zeros at 0.
+    is_convex = config.penalty.name in ("l1", "l1l2") and config.penalty.shape == "l1"
+    return config.model.name == "linear" and is_convex
 
 
 def _is_found_by_trying(config):

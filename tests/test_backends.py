@@ -109,10 +109,10 @@ def resting():
     import keras
 
     from cnn_l1.optimizers import Proximal
-    from cnn_l1.penalties import L1, L1L2, GroupL1
+    from cnn_l1.penalties import L1, L1L2, Concave, GroupL1
 
     results = {}
-    for penalty in (L1(0.5), L1L2(0.5, 0.1), GroupL1(0.5, 0.5)):
+    for penalty in (L1(0.5), L1L2(0.5, 0.1), Concave(0.5, "mcp", 1.0), GroupL1(0.5, 0.5)):
         layer = keras.layers.Dense(
             1, use_bias=False, kernel_initializer="zeros", kernel_regularizer=penalty
         )
@@ -120,6 +120,30 @@ def resting():
         model.compile(Proximal(keras.optimizers.SGD(1.0)), "mse")
         model.fit(np.ones((4, 2)), np.full((4, 1), -0.2), epochs=2, verbose=0)  # gradient 0.4
         results[f"resting/{type(penalty).__name__}"] = model.get_weights()[0]
+    return results
+
+
+def shapes():
+    """Concave penalties' proximal operators, alone and compiled into an update."""
+    import keras
+
+    from cnn_l1.optimizers import Proximal
+    from cnn_l1.penalties import Concave, GroupL1, attach
+
+    rng = np.random.default_rng(7)
+    x = (rng.normal(size=(40, 5)) * [0.01, 0.1, 0.3, 1.0, 3.0]).astype("float32")
+    steps = np.exp(rng.uniform(-4.0, 4.0, size=x.shape)).astype("float32")
+    results = {}
+    for shape in ("transformed", "mcp", "log"):
+        single, group = Concave(0.2, shape, 0.3), GroupL1(0.2, 0.25, shape=shape, scale=0.3)
+        for name, penalty in (("single", single), ("group", group)):
+            for kind, step in (("array", steps), ("scalar", np.float32(0.5))):
+                found = keras.ops.convert_to_numpy(penalty.prox(x, step))
+                results[f"shapes/{shape}/{name}/{kind}"] = found
+        model = make_model(Proximal(keras.optimizers.SGD(0.5)), strength=0.0)
+        attach(model, Concave(0.2, shape, 0.3))
+        model.fit(INPUTS, LABELS, 16, verbose=0, shuffle=False)
+        results[f"shapes/{shape}/update"] = model.get_weights()[0]
     return results
 
 
@@ -198,7 +222,7 @@ def on_jax(tmp_path_factory):
     if importlib.util.find_spec("jax") is None:
         pytest.skip('jax is not installed: pip install "jax[cpu]"')
     path = tmp_path_factory.mktemp("jax") / "results.npz"
-    results = run("jax", path, ["steps", "groups", "resting", "tuning", "steering"])
+    results = run("jax", path, ["steps", "groups", "shapes", "resting", "tuning", "steering"])
     assert results.pop("backend") == "jax"
     return results
 
@@ -209,11 +233,11 @@ def on_tensorflow():
 
     if keras.backend.backend() != "tensorflow":
         pytest.skip(f"the tests run on TensorFlow, not {keras.backend.backend()}")
-    return steps() | groups()
+    return steps() | groups() | shapes()
 
 
 def test_one_step_on_jax_is_the_tensorflow_step(on_jax, on_tensorflow):
-    keys = [key for key in on_tensorflow if not key.startswith("groups/")]
+    keys = [key for key in on_tensorflow if not key.startswith(("groups/", "shapes/"))]
     for key in keys:
         # float32: sums over 16 rows in another order, and Adam's first step divides them
         # by their own size.
@@ -240,9 +264,20 @@ def test_channel_groups_on_jax_are_those_on_tensorflow(on_jax, on_tensorflow):
         assert all((gone[0] <= other).all() for other in gone)
 
 
+def test_concave_shapes_on_jax_are_those_on_tensorflow(on_jax, on_tensorflow):
+    keys = [key for key in on_tensorflow if key.startswith("shapes/")]
+    assert len(keys) == 3 * 5
+    for key in keys:
+        expected = on_tensorflow[key]
+        # float32 roots and arc sines; the update's gradient is a sum over 16 rows.
+        np.testing.assert_allclose(on_jax[key], expected, rtol=1e-4, atol=2e-6, err_msg=key)
+        np.testing.assert_array_equal(on_jax[key] == 0.0, expected == 0.0, err_msg=key)
+        assert 0 < (expected == 0.0).sum() < expected.size
+
+
 def test_zeros_rest_on_jax(on_jax):
     # JAX differentiates |x| to 1 at 0; taken out as 0, that would push zeros away.
-    kernels = [on_jax[f"resting/{name}"] for name in ("L1", "L1L2", "GroupL1")]
+    kernels = [on_jax[f"resting/{name}"] for name in ("L1", "L1L2", "Concave", "GroupL1")]
     assert not any(kernel.any() for kernel in kernels)
 
 
@@ -285,7 +320,9 @@ if __name__ == "__main__":
     import keras
 
     found = {"backend": np.array(keras.backend.backend())}
-    functions = {f.__name__: f for f in (steps, groups, resting, tuning, steering, replicas)}
+    functions = {
+        f.__name__: f for f in (steps, groups, shapes, resting, tuning, steering, replicas)
+    }
     for name in sys.argv[2:]:
         found |= functions[name]()
     np.savez(sys.argv[1], **found)

@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import typing
 
 import pydantic
 import pytest
@@ -13,7 +14,7 @@ import yaml
 
 from cnn_l1 import config as configs
 from cnn_l1.config import ConfigError
-from cnn_l1.settings import OPTIMIZER_SETTINGS, OptimizerConfig
+from cnn_l1.settings import OPTIMIZER_SETTINGS, OptimizerConfig, PenaltyConfig
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 SHIPPED = sorted((REPOSITORY / "configs").glob("*.yaml"))
@@ -246,6 +247,31 @@ REFUSED = {
         ("penalty: ", "l1_ratio must be 0 unless name is 'group_l1', not 'l1'", "0.1"),
         (),
     ),
+    "shape of l1l2": (
+        in_section("penalty", "name: l1l2, shape: mcp"),
+        ("penalty: ", "shape must be 'l1' unless name is 'l1' or 'group_l1', not 'l1l2'", "mcp"),
+        (),
+    ),
+    "shape of no penalty": (
+        in_section("penalty", "name: none, shape: log"),
+        ("penalty: ", "shape must be 'l1' unless name is 'l1' or 'group_l1', not 'none'", "log"),
+        (),
+    ),
+    "unknown shape": (
+        in_section("penalty", "shape: scad"),
+        ("penalty.shape: ", "expected 'l1', 'transformed', 'mcp' or 'log'", "scad"),
+        (),
+    ),
+    "scale of l1": (
+        in_section("penalty", "scale: 0.2"),
+        ("penalty: ", "scale must be left out for shape 'l1', which does not bend", "0.2"),
+        (),
+    ),
+    "scale of 0": (
+        in_section("penalty", "shape: log, scale: 0"),
+        ("penalty.scale: ", "expected greater than 0", "0"),
+        (),
+    ),
     "biases of group_l1": (
         in_section("penalty", "name: group_l1, biases: true"),
         ("penalty: ", "biases must be false for name 'group_l1', which says", "group_l1"),
@@ -458,6 +484,17 @@ def test_override_with_an_equals_sign_in_its_value(write):
 )
 def test_override_refused(override, message, write):
     assert message in refusal(write(FULL), [override])
+
+
+def test_shapes_and_their_scale_are_those_of_the_code(write):
+    from cnn_l1.shapes import DEFAULT_SCALE, SHAPES
+
+    assert typing.get_args(PenaltyConfig.model_fields["shape"].annotation) == tuple(SHAPES)
+    for shape in SHAPES:
+        config = configs.load(write(in_section("penalty", f"shape: {shape}")))
+        assert config.penalty.scale == (None if shape == "l1" else DEFAULT_SCALE)
+        again = configs.load(write(configs.dump(config)))
+        assert again.penalty == config.penalty
 
 
 def test_optimizer_settings_are_those_of_keras():

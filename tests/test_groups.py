@@ -12,6 +12,7 @@ from cnn_l1.graph import GraphError
 from cnn_l1.groups import ChannelShare, CoupledGroupL1, attach_groups, attach_slimming
 from cnn_l1.optimizers import HoldZeros, Proximal
 from cnn_l1.penalties import L1, GroupL1, Penalty, attach, detach
+from cnn_l1.shapes import make_shape
 
 optimizers, layers = keras.optimizers, keras.layers
 STRENGTH, RATIO = 0.25, 0.25
@@ -179,6 +180,47 @@ def test_one_kernel_is_group_l1(step):
         np.testing.assert_array_equal(got, x)
 
 
+CONCAVE = pytest.mark.parametrize("shape", ["transformed", "mcp", "log"])
+
+
+@CONCAVE
+@pytest.mark.parametrize("step", [0.5, 0.0, 5.0, "array"])
+def test_one_kernel_of_a_concave_shape_is_group_l1(shape, step):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(3, 3, 2, 4)) * [0.01, 0.1, 1.0, 2.0]
+    step = rng.uniform(0.1, 1.0, size=x.shape) if step == "array" else step
+    space = make_space([x], axes=[3], indices=[np.arange(4)])
+    coupled = CoupledGroupL1(space, STRENGTH, RATIO, shape, 0.4)
+    single = GroupL1(STRENGTH, RATIO, shape=shape, scale=0.4)
+    np.testing.assert_allclose(float(coupled.value()), float(single(x)), rtol=1e-14)
+    np.testing.assert_allclose(coupled.gradients()[0], single.gradient(x), rtol=1e-13)
+    (got,) = as_numpy(coupled.prox_all([tf.constant(x)], [step]))
+    np.testing.assert_allclose(got, single.prox(tf.constant(x), step), rtol=1e-12, atol=1e-16)
+
+
+@CONCAVE
+def test_concave_channels_by_hand(shape):
+    """Each channel's root mean square by the shape's own operator, in all variables."""
+    values, step, scale = make_values(), 0.5, 0.4
+    group = CoupledGroupL1(make_space(values), STRENGTH, 0.0, shape, scale)
+    phi = make_shape(shape, scale)
+    sizes = np.array([np.sqrt(np.mean(channel(values, c) ** 2)) for c in range(4)])
+    expected = STRENGTH * np.sum(SIZES * phi.value(tf.constant(sizes)).numpy())
+    np.testing.assert_allclose(float(group.value()), expected, rtol=1e-14)
+    with tf.GradientTape() as tape:
+        value = group.value()
+    automatic = tape.gradient(value, [v.value for v in group.variables])
+    for own, other in zip(group.gradients(), automatic, strict=True):
+        np.testing.assert_allclose(own, other, rtol=1e-12, atol=1e-16)
+    got = as_numpy(group.prox_all(values, [step] * 5))
+    shrunk = phi.shrink(sizes, step * STRENGTH).numpy()
+    for c in range(4):
+        factor = shrunk[c] / sizes[c] if sizes[c] else 0.0
+        np.testing.assert_allclose(channel(got, c), factor * channel(values, c), rtol=1e-12)
+    np.testing.assert_array_equal([channel(got, c).any() for c in range(4)], [0, 1, 0, 1])
+    np.testing.assert_array_equal(got[3][INDEX < 0], values[3][INDEX < 0])
+
+
 def test_a_step_of_zero_changes_nothing():
     values = make_values()
     for steps in ([0.0] * 5, [tf.zeros(v.shape, "float64") for v in values]):
@@ -213,6 +255,8 @@ def test_settings_that_are_refused():
         CoupledGroupL1(space, -1.0)
     with pytest.raises(ValueError, match="`l1_ratio` must be a number from 0 to 1"):
         CoupledGroupL1(space, 1.0, 2.0)
+    with pytest.raises(ValueError, match="`shape` must be one of l1, transformed, mcp, log"):
+        CoupledGroupL1(space, 1.0, 0.0, "scad")
     twice = ChannelSpace(4, space.members[:1] * 2)
     with pytest.raises(ValueError, match=r"expects a space that has each variable once.*v0, v0"):
         CoupledGroupL1(twice)
@@ -310,6 +354,33 @@ def test_attach_groups_with_plain_l1_for_the_last_layer():
     assert isinstance(last, L1)
     assert last.l1_strength == STRENGTH * RATIO
     assert model.get_layer("left").kernel.regularizer.groups[0].l1_ratio == RATIO
+
+
+def test_attach_groups_with_a_shape():
+    model = make_model()
+    attach_groups(model, STRENGTH, RATIO, shape="mcp", scale=0.2)
+    group = model.get_layer("left").kernel.regularizer.groups[0]
+    assert (group.shape, group.scale) == ("mcp", 0.2)
+    assert type(model.get_layer("out").kernel.regularizer) is L1
+    with pytest.raises(ValueError, match="`scale` must be left out for shape 'l1'"):
+        attach_groups(model, STRENGTH, scale=0.2)
+    assert model.get_layer("left").kernel.regularizer.groups[0] is group  # nothing was changed
+
+
+def test_training_under_concave_channels_makes_whole_channels_zero():
+    model = make_model()
+    attach_groups(model, 0.02, shape="mcp", scale=0.3)
+    compile_model(model, Proximal(optimizers.Adam(0.02))).fit(INPUTS, LABELS, 4, 15, verbose=0)
+    gone = {
+        name: (model.get_layer(name).kernel.numpy() == 0.0).all(axis=(0, 1, 2))
+        for name in ("a", "b", "left", "right")
+    }
+    depthwise = (model.get_layer("depthwise").kernel.numpy() == 0.0).all(axis=(0, 1, 3))
+    np.testing.assert_array_equal(gone["a"], gone["b"])
+    np.testing.assert_array_equal(gone["a"], depthwise)
+    gone = np.concatenate(list(gone.values()))
+    assert gone.any()
+    assert not gone.all()
 
 
 def test_attach_groups_takes_the_strength_of_the_first_layer():

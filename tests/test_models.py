@@ -169,6 +169,17 @@ def test_l1l2():
     assert {(p.l1_strength, p.l2_strength) for p in found} == {(0.25, 0.5)}
 
 
+def test_concave_shapes():
+    model = build(
+        penalty={"shape": "mcp", "scale": 0.25, "layers": {"dense_1": 0.5}, "biases": True}
+    )
+    found = {v.path: v.regularizer for v in model.trainable_variables}
+    assert {type(penalty) for penalty in found.values()} == {penalties.Concave}
+    assert {(p.shape, p.scale) for p in found.values()} == {("mcp", 0.25)}
+    assert found["dense_1/kernel"].l1_strength == 0.5
+    assert found["dense_2/kernel"].l1_strength == 1e-3
+
+
 def test_no_penalty():
     model = build(
         model={"blocks": NORMED}, penalty={"name": "none", "biases": True, "batch_norm": True}

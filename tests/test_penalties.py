@@ -9,9 +9,11 @@ import pytest
 import scipy.optimize
 import tensorflow as tf
 
+from cnn_l1.optimizers import Proximal
 from cnn_l1.penalties import (
     L1,
     L1L2,
+    Concave,
     GroupL1,
     Penalty,
     attach,
@@ -20,6 +22,7 @@ from cnn_l1.penalties import (
     is_kernel,
     soft_threshold,
 )
+from cnn_l1.shapes import make_shape
 
 X = np.array([-2.5, -0.75, -0.5, -0.25, 0.0, 0.125, 0.5, 0.75, 3.0])
 
@@ -116,8 +119,17 @@ def test_values_are_keras_own():
 
 @pytest.mark.parametrize(
     "penalty",
-    [L1(0.25), L1L2(0.25, 0.5), GroupL1(0.25, 0.5, axis=0), GroupL1(axis=(-2, -1))],
-    ids=["L1", "L1L2", "GroupL1", "GroupL1 of two axes"],
+    [
+        L1(0.25),
+        L1L2(0.25, 0.5),
+        Concave(0.25, "mcp", 0.5),
+        Concave(0.25, "log"),
+        Concave(0.25, "l1"),
+        GroupL1(0.25, 0.5, axis=0),
+        GroupL1(axis=(-2, -1)),
+        GroupL1(0.25, shape="mcp", scale=0.5),
+    ],
+    ids=lambda penalty: f"{type(penalty).__name__} {list(penalty.get_config().values())}",
 )
 def test_config_round_trip(penalty):
     config = json.loads(json.dumps(keras.regularizers.serialize(penalty)))
@@ -133,6 +145,7 @@ def test_config_round_trip(penalty):
         (lambda v: L1(v), "l1_strength"),
         (lambda v: L1L2(v, 0.1), "l1_strength"),
         (lambda v: L1L2(0.1, v), "l2_strength"),
+        (lambda v: Concave(v), "l1_strength"),
         (lambda v: GroupL1(v), "l1_strength"),
     ],
 )
@@ -152,6 +165,94 @@ def test_base_class_names_what_is_missing():
         Penalty().prox(X, 1.0)
     with pytest.raises(NotImplementedError, match=r"Penalty.gradient"):
         Penalty().gradient(X)
+
+
+# --- Concave shapes: the shapes themselves are in test_shapes.py --------------------
+
+CONCAVE = pytest.mark.parametrize("shape", ["transformed", "mcp", "log"])
+
+
+@CONCAVE
+@pytest.mark.parametrize("step", [0.2, 3.0, "array"])
+def test_concave_prox_minimises_its_objective(shape, step):
+    """argmin_z penalty(z) + (z - x)² / (2 step), by brute force, for either sign."""
+    penalty = Concave(0.4, shape, 0.5)
+    step = np.array([0.1, 0.5, 1.0, 4.0, 0.3, 0.3, 2.0, 0.7, 9.0]) if step == "array" else step
+    got = as_numpy(penalty.prox(tf.constant(X), tf.constant(step, "float64")))
+    grid = np.arange(-35000, 35001) * 1e-4
+    values = 0.4 * as_numpy(make_shape(shape, 0.5).value(tf.constant(np.abs(grid))))
+    for x, s, z in zip(X, np.broadcast_to(step, X.shape), got, strict=True):
+        best = grid[np.argmin(values + (grid - x) ** 2 / (2 * s))]
+        assert abs(z - best) <= 1e-4
+        assert (z == 0.0) == (best == 0.0)
+    assert (got == 0.0).any()
+    assert (got < 0.0).any()
+    assert not np.signbit(got[got == 0.0]).any()
+    assert float(penalty(tf.constant(grid))) == pytest.approx(values.sum(), rel=1e-12)
+
+
+@CONCAVE
+def test_concave_gradient_is_autodiff_of_the_value(shape):
+    penalty, x = Concave(0.4, shape, 0.5), tf.Variable(X)
+    with tf.GradientTape() as tape:
+        value = penalty(x)
+    np.testing.assert_allclose(penalty.gradient(x), tape.gradient(value, x), rtol=1e-13, atol=1e-16)
+    assert as_numpy(penalty.gradient(x))[X == 0.0] == 0.0
+
+
+@CONCAVE
+def test_concave_prox_makes_positive_zeros_when_compiled_and_keeps_nan(shape):
+    penalty = Concave(0.4, shape, 0.5)
+    x = np.linspace(-1.0, 1.0, 401, dtype="float32")
+    for jit_compile in (False, True):
+        got = tf.function(penalty.prox, jit_compile=jit_compile)(x, np.float32(0.5)).numpy()
+        assert not np.signbit(got[got == 0.0]).any()
+        np.testing.assert_array_equal(got == 0.0, np.abs(x) <= np.float32(0.2))
+        np.testing.assert_array_equal(got, -got[::-1])
+    assert np.isnan(penalty.prox(np.array([np.nan], "float32"), 1.0)[0])
+
+
+def test_concave_l1_is_l1():
+    x, step = tf.constant(X), tf.constant(0.5, "float64")
+    plain, shaped = L1(0.4), Concave(0.4, "l1")
+    assert float(shaped(x)) == float(plain(x))
+    np.testing.assert_array_equal(shaped.gradient(x), plain.gradient(x))
+    np.testing.assert_array_equal(shaped.prox(x, step), plain.prox(x, step))
+
+
+def test_concave_settings_are_checked():
+    with pytest.raises(ValueError, match="`shape` must be one of"):
+        Concave(0.1, "scad")
+    with pytest.raises(ValueError, match=r"`scale` must be a finite number above 0.*scale=0"):
+        Concave(0.1, "mcp", 0)
+    assert Concave(0.1, "mcp").scale == 0.1
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("shape", ["l1", "transformed", "mcp", "log"])
+def test_training_ends_in_exact_zeros_and_less_bias(shape, optimizer):
+    """Two of six features count: the others' weights are zero, and theirs less shrunk."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(256, 6)).astype("float32")
+    true = np.array([1.5, 0.0, 0.0, -0.8, 0.0, 0.0], "float32")
+    layer = keras.layers.Dense(
+        1,
+        use_bias=False,
+        kernel_initializer=keras.initializers.RandomNormal(stddev=0.1, seed=1),
+        kernel_regularizer=Concave(0.3, shape, None if shape == "l1" else 0.3),
+    )
+    model = keras.Sequential([keras.Input((6,)), layer])
+    inner = {"sgd": keras.optimizers.SGD(0.1), "adam": keras.optimizers.Adam(0.02)}[optimizer]
+    model.compile(Proximal(inner), "mse")
+    model.fit(inputs, inputs @ true[:, None], 256, epochs=200, verbose=0)
+    got = model.get_weights()[0][:, 0]
+    np.testing.assert_array_equal(got != 0.0, true != 0.0)
+    if shape == "l1":
+        # At the minimum 2 (w − w*) E[x²] = ∓0.3; sampled covariances.
+        np.testing.assert_allclose(got[[0, 3]], [1.35, -0.65], atol=0.05)
+    else:
+        # Their slope is at most a half there.
+        np.testing.assert_allclose(got[[0, 3]], [1.5, -0.8], atol=0.08)
 
 
 # --- Groups ---------------------------------------------------------------------
@@ -360,6 +461,63 @@ def test_a_ratio_of_one_and_groups_of_one_are_plain_l1():
     for step in (0.5, tf.constant(steps)):
         prox = [as_numpy(penalty.prox(tf.constant(X), step)) for penalty in (vector, plain)]
         np.testing.assert_allclose(*prox, rtol=1e-13, atol=1e-16)
+
+
+def shaped_value(x, ratio, shape, scale, strength=STRENGTH):
+    """The sparse-group penalty of `(n, groups)` weights, by its formula."""
+    n = x.shape[0]
+    sizes = as_numpy(make_shape(shape, scale).value(tf.constant(np.sqrt(np.mean(x**2, axis=0)))))
+    return strength * ((1 - ratio) * n * sizes + ratio * np.abs(x).sum(axis=0))
+
+
+@CONCAVE
+@pytest.mark.parametrize("ratio", [0.0, 0.25])
+def test_concave_group_value_and_gradient(shape, ratio):
+    penalty, x = GroupL1(STRENGTH, ratio, shape=shape, scale=0.4), tf.Variable(kernel())
+    with tf.GradientTape() as tape:
+        value = penalty(x)
+    expected = shaped_value(kernel().reshape(12, 5), ratio, shape, 0.4).sum()
+    np.testing.assert_allclose(float(value), expected, rtol=1e-13)
+    automatic = tape.gradient(value, x).numpy()
+    np.testing.assert_allclose(penalty.gradient(x), automatic, rtol=1e-12, atol=1e-15)
+    assert np.isfinite(automatic).all()
+
+
+@CONCAVE
+@pytest.mark.parametrize("ratio", [0.0, 0.25])
+@pytest.mark.parametrize("step", [0.3, 0.9, 6.0])
+def test_concave_group_prox_is_better_than_every_point_of_a_grid(shape, ratio, step):
+    """Groups of two weights, so that a grid holds all there is; also far from convex."""
+    scale = 0.3
+    x = np.array([[0.0, 0.07, -0.2, 0.5, 0.31, -1.1, 2.0], [0.0, 0.05, 0.1, -0.4, 0.0, 0.9, -1.5]])
+    penalty = GroupL1(STRENGTH, ratio, shape=shape, scale=scale)
+    got = as_numpy(penalty.prox(tf.constant(x), step))
+
+    def objective(z, x):
+        distances = np.sum((z - x[:, None]) ** 2, axis=0) / (2 * step)
+        return shaped_value(z, ratio, shape, scale) + distances
+
+    axis = np.arange(-250, 251) * 0.01
+    grid = np.stack(np.meshgrid(axis, axis)).reshape(2, -1)
+    for column, z in zip(x.T, got.T, strict=True):
+        costs = objective(grid, column)
+        best = grid[:, np.argmin(costs)]
+        assert objective(z[:, None], column)[0] <= costs.min() + 1e-15
+        np.testing.assert_allclose(z, best, atol=0.02)  # the grid is flat around its best
+        assert z.any() == best.any()
+    assert not got[:, 0].any()
+    assert got[:, -1].all()
+    assert not np.signbit(got[got == 0.0]).any()
+
+
+@CONCAVE
+def test_concave_groups_of_one_are_single_weights(shape):
+    x = tf.constant(X)
+    group, single = GroupL1(0.4, shape=shape, scale=0.5), Concave(0.4, shape, 0.5)
+    np.testing.assert_allclose(float(group(x)), float(single(x)), rtol=1e-14)
+    for step in (0.2, 3.0, tf.constant(np.linspace(0.1, 9.0, X.size))):
+        np.testing.assert_allclose(group.prox(x, step), single.prox(x, step), rtol=1e-12)
+    np.testing.assert_array_equal(group.prox(x, 0.0), X)
 
 
 @pytest.mark.parametrize("bad", [-0.1, 1.1, float("nan"), True, "0.5", None])

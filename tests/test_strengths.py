@@ -74,6 +74,7 @@ def test_layers_cannot_keep_a_proportion_to_nothing():
     [
         {"name": "l1", "layers": {"conv*": 1e-3}, "biases": True},
         {"name": "l1l2", "l2_strength": 0.1},
+        {"name": "l1", "shape": "log", "scale": 0.2},
         {"name": "group_l1", "l1_ratio": 0.5},
         {"name": "slimming"},
     ],

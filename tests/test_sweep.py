@@ -543,6 +543,14 @@ def test_cross_validation_is_scikit_learns(files, tmp_path):
     assert made["data"]["measured_split"] == "test"
 
 
+def test_closed_form_of_the_end_is_for_convex_penalties(files):
+    """Of a concave one the end must be found by trying, from a strength above 0."""
+    settings = LINEAR | {"penalty": {"l1_strength": 0.0}, "sweep": {"points": 2}}
+    sweep.check(configs.load(files(settings)))
+    with pytest.raises(configs.ConfigError, match=r"penalty\.l1_strength: expected more than 0"):
+        sweep.check(configs.load(files(settings), ["penalty.shape=log"]))
+
+
 @pytest.mark.slow
 def test_end_of_a_path_is_looked_for_once(files, tmp_path, monkeypatch, capsys):
     """Without a closed form; the run at 4 times the start leaves nothing, twice neither."""
