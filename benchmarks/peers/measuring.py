@@ -1,0 +1,103 @@
+"""Measure what a peer exported, with our own code: in our environment alone."""
+
+import dataclasses
+import pathlib
+import zlib
+
+import numpy as np
+
+from cnn_l1 import data, export, macs, measure, models, sparsity, train
+
+FILE = "model_float32.tflite"
+# Another converter and another interpreter, but float32 and the same network.
+LARGEST_DIFFERENCE = 1e-2
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """A task's data, as our own runs read it.
+
+    Attributes:
+        config: The task's `Config`, with the seed.
+        dataset: Its `data.Data`.
+    """
+
+    config: object
+    dataset: data.Data
+
+    @classmethod
+    def load(cls, config):
+        return cls(config, data.load(config.data, config.seed))
+
+    def write_arrays(self, path):
+        """The training and validation splits as an `.npz`; peers never see the test split."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial.npz")
+        splits = {"train": self.dataset.train, "validation": self.dataset.validation}
+        arrays = {}
+        for name, split in splits.items():
+            arrays |= {f"{name}_images": split.inputs, f"{name}_labels": split.targets}
+        np.savez_compressed(partial, **arrays)
+        partial.rename(path)
+
+
+def rebuild(config, folder):
+    """The exported network as our own builder makes it, with the weights beside the file."""
+    model = models.build(config, (28, 28, 1), 10, augmentation=False)
+    with np.load(folder / "weights.npz") as weights:
+        for layer in model.layers:
+            if layer.weights:
+                layer.set_weights([weights[f"{layer.name}/{n}"] for n in ("kernel", "bias")])
+    return model
+
+
+def measure_folder(examples, folder, split):
+    """Measure a peer's file on `"validation"` or `"test"`.
+
+    Returns:
+        `(Measurement, rebuilt model)`.
+
+    Raises:
+        ExportError: If the file is not the network whose weights lie beside it.
+    """
+    model = rebuild(examples.config, folder)
+    chosen = examples.dataset.validation if split == "validation" else examples.dataset.load_test()
+    batches = list(chosen.evaluation_batches())
+    reference = train.predict(model, chosen)
+    measured = measure.measure_tflite(folder / FILE, batches, reference)
+    if measured.max_difference > LARGEST_DIFFERENCE:
+        raise export.ExportError(
+            f"{folder / FILE}: expected the outputs of the network of weights.npz. "
+            f"Received: outputs up to {measured.max_difference:.3g} away"
+        )
+    export.check_tflite(export.read_tflite((folder / FILE).read_bytes()), model)
+    return measured, model
+
+
+def figures(examples, folder):
+    """A result's figures from the test split: `file` and the counts of parameters."""
+    measured, model = measure_folder(examples, folder, "test")
+    counts = sparsity.count(model)
+    bare = export.strip_names(pathlib.Path(folder / FILE).read_bytes())
+    return {
+        "file": {
+            "name": FILE,
+            "accuracy": measured.accuracy,
+            "accuracy_standard_error": measured.accuracy_standard_error,
+            "examples": measured.examples,
+            "bytes": measured.bytes,
+            "deflated_bytes": measured.deflated_bytes,
+            # As our own files are: without names, which no runtime needs.
+            "stripped_bytes": len(bare),
+            "stripped_deflated_bytes": len(zlib.compress(bare, 9)),
+            "weights": measured.weights,
+            "zeros": measured.zeros,
+            "macs": sum(macs.count_macs(model).values()),
+            "largest_difference": measured.max_difference,
+        },
+        "nonzero_parameters": counts.nonzero_parameters,
+        "parameters": counts.parameters,
+        "layers": [
+            {"layer": c.layer, "weights": c.weights, "nonzero": c.nonzero} for c in counts.layers
+        ],
+    }

@@ -1,0 +1,305 @@
+"""Train and measure peers, what is missing alone: killed, it goes on where it was.
+
+    python -m benchmarks.peers.run --peer tfmot --task lenet5_mnist
+
+Settings are chosen on validation data, one after another, at `SELECTED_AT`; the choice is
+kept in `benchmarks/peers/selections/`, every result in `benchmarks/results/`.
+"""
+
+import argparse
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+from benchmarks.peers import environments
+from cnn_l1 import config as configs
+from cnn_l1.silence import import_tensorflow
+
+ROOT = environments.ROOT
+TASKS = ("lenet5_mnist", "lenet5_fashion_mnist")
+SELECTED_AT = "sparsity_0.98"
+POINTS = (SELECTED_AT, "sparsity_0.95", "sparsity_0.99", "sparsity_0.995", "sparsity_0.9")
+SEEDS = (0, 1, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """A method to compare with.
+
+    Attributes:
+        name: As results name it.
+        module: What trains it.
+        environment: Name of its environment; `None` for our own.
+        dtype_policy: Keras dtype policy; `None` for the task's own.
+        fixed: Settings that stay as they are.
+        choices: `{setting: values}` to choose from, in order; the first are the start.
+            A value may be a dict, of several settings that go together.
+        one_choice: Whether the choice at `SELECTED_AT` holds for all points.
+        points_at_once: Whether one training gives all points.
+    """
+
+    name: str
+    module: str
+    environment: str | None
+    dtype_policy: str | None
+    fixed: dict
+    choices: dict
+    one_choice: bool = True
+    points_at_once: bool = False
+
+    def python(self):
+        return environments.make(self.environment) if self.environment else sys.executable
+
+
+PEERS = {
+    peer.name: peer
+    for peer in (
+        Peer(
+            name="tfmot",
+            module="benchmarks.peers.train_tfmot",
+            environment="tfmot",
+            # In bfloat16 it compares rounded magnitudes, and ties leave more than asked for.
+            dtype_policy="float32",
+            fixed={},
+            choices={
+                "allocation": ("uniform", "lamp"),
+                "restart": ("end", "none", "begin"),
+                "interval": (
+                    {"begin_fraction": 0.2, "end_fraction": 0.625},
+                    {"begin_fraction": 0.25, "end_fraction": 0.7},
+                ),
+                "frequency_steps": (100, 400),
+            },
+        ),
+        Peer(
+            name="keras_l1",
+            module="benchmarks.peers.train_keras_l1",
+            environment=None,
+            dtype_policy=None,
+            fixed={"steps_per_execution": 10},
+            choices={"l1_strength": (1e-4, 3e-5, 3e-4, 1e-3)},
+            one_choice=False,
+            points_at_once=True,
+        ),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Campaign:
+    """One peer on one task.
+
+    Attributes:
+        peer: The `Peer`.
+        task: Name of a config.
+        results: Folder of the results.
+        selections: Folder of the choices.
+        work: Folder of data and training runs.
+        epochs: Epochs of all stages together. Default: the config's.
+    """
+
+    peer: Peer
+    task: str
+    results: pathlib.Path
+    selections: pathlib.Path
+    work: pathlib.Path
+    epochs: int | None = None
+
+    def finish(self, point, seed):
+        """Write one result, unless it is there."""
+        name = f"{self.task}__{self.peer.name}__{point}__seed{seed}.json"
+        path = self.results / name
+        if path.is_file():
+            return
+        from benchmarks.peers import measuring
+        from cnn_l1 import train
+
+        print(f"{name}: on its way", flush=True)
+        choice = self.choose(point)
+        folder = self.trained(point, seed, choice)
+        training = read_json(folder / "training.json")
+        examples = self.examples(seed)
+        program = f"python -m benchmarks.peers.run --peer {self.peer.name} --task {self.task}"
+        versions = training.pop("versions") | {"measured_with": train.versions()}
+        settings = read_json(folder / "settings.json")
+        settings["cpu_cores"] = training.pop("cpu_cores")
+        result = {
+            "task": self.task,
+            "method": self.peer.name,
+            "point": point,
+            "seed": seed,
+            "settings": settings,
+            "command": f"{program} --points {point} --seeds {seed}",
+            "validation_accuracy": self.validation_accuracy(folder, point, seed),
+            **measuring.figures(examples, folder / point),
+            **training,
+            "versions": versions,
+        }
+        write_json(path, result)
+        print(f"{name}: {result['file']['accuracy']:.2%}", flush=True)
+
+    def choose(self, point):
+        """The settings that validation accuracy favours, one setting after another."""
+        at = SELECTED_AT if self.peer.one_choice else point
+        path = self.selections / f"{self.task}__{self.peer.name}__{at}.json"
+        if path.is_file():
+            return read_json(path)["chosen"]
+        chosen = {setting: values[0] for setting, values in self.peer.choices.items()}
+        tried = []
+
+        def score(choice):
+            accuracy = self.validation_accuracy(self.trained(at, 0, choice), at, 0)
+            tried.append({"settings": choice, "validation_accuracy": accuracy})
+            print(f"{self.task} {self.peer.name} {at}: {accuracy:.4%} {choice}", flush=True)
+            return accuracy
+
+        best = score(chosen)
+        for setting, values in self.peer.choices.items():
+            for value in values[1:]:
+                candidate = chosen | {setting: value}
+                accuracy = score(candidate)
+                if accuracy > best:
+                    best, chosen = accuracy, candidate
+        write_json(path, {"chosen": chosen, "validation_accuracy": best, "tried": tried})
+        return chosen
+
+    def trained(self, point, seed, choice):
+        """The folder of a training run; trains unless it is there."""
+        settings = self.settings(point, seed, choice)
+        text = json.dumps(settings, indent=2, sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()[:12]
+        label = "all" if self.peer.points_at_once else point
+        folder = self.work / "runs" / f"{self.task}__{self.peer.name}__{label}__seed{seed}__{key}"
+        if folder.is_dir():
+            return folder
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        (partial / "settings.json").write_text(text + "\n", encoding="utf-8")
+        arrays = self.work / "data" / f"{self.task}_seed{seed}.npz"
+        if not arrays.is_file():
+            self.examples(seed).write_arrays(arrays)
+        command = [self.peer.python(), "-m", self.peer.module, "--data", arrays]
+        command += ["--settings", partial / "settings.json", "--output", partial]
+        print(f"Training {folder.name}", flush=True)
+        subprocess.run(command, cwd=ROOT, check=True)
+        partial.rename(folder)
+        return folder
+
+    def settings(self, point, seed, choice):
+        """All settings of a training run, as its program reads them."""
+        config = load_config(self.task, seed)
+        epochs = self.epochs or config.training.epochs + config.fine_tuning.epochs
+        settings = {
+            "task": self.task,
+            "method": self.peer.name,
+            "points": list(POINTS) if self.peer.points_at_once else [point],
+            "seed": seed,
+            "epochs": epochs,
+            "batch_size": config.training.batch_size,
+            "learning_rate": config.optimizer.learning_rate,
+            "final_fraction": config.optimizer.schedule.final_fraction,
+            "optimizer": config.optimizer.name,
+            "schedule": config.optimizer.schedule.name,
+            "augmentation": config.data.augmentation.model_dump(),
+            "dtype_policy": self.peer.dtype_policy or config.model.dtype_policy,
+            **self.peer.fixed,
+            **choice,
+        }
+        if "interval" in settings:
+            interval = settings.pop("interval")
+            settings["begin_epochs"] = max(1, round(interval["begin_fraction"] * epochs))
+            settings["end_epochs"] = max(2, round(interval["end_fraction"] * epochs))
+            where = {"none": [], "begin": ["begin_epochs"], "end": ["end_epochs"]}
+            names = where[settings.pop("restart")]
+            settings["restart_epochs"] = [settings[name] for name in names]
+        return settings
+
+    def validation_accuracy(self, folder, point, seed):
+        """Of the exported file; measured once."""
+        path = folder / point / "validation.json"
+        if not path.is_file():
+            from benchmarks.peers import measuring
+
+            measured, _ = measuring.measure_folder(
+                self.examples(seed), folder / point, "validation"
+            )
+            write_json(path, {"accuracy": measured.accuracy})
+        return read_json(path)["accuracy"]
+
+    def examples(self, seed):
+        return load_examples(self.task, seed)
+
+
+@functools.lru_cache(maxsize=1)
+def load_examples(task, seed):
+    from benchmarks.peers import measuring
+
+    return measuring.Examples.load(load_config(task, seed))
+
+
+def load_config(task, seed):
+    return configs.load(ROOT / "configs" / f"{task}.yaml", [f"seed={seed}"])
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path, value):
+    """Write a JSON file whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def jobs(points, seeds):
+    """`(point, seed)` pairs: by default all points of one seed, and all seeds of one point."""
+    if points or seeds:
+        return [(p, s) for s in seeds or SEEDS[:1] for p in points or POINTS]
+    return [(p, SEEDS[0]) for p in POINTS] + [(SELECTED_AT, s) for s in SEEDS[1:]]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer", required=True, choices=PEERS)
+    parser.add_argument("--task", nargs="+", required=True, choices=TASKS)
+    parser.add_argument("--points", nargs="+", default=[], help="e.g. sparsity_0.98")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[])
+    parser.add_argument(
+        "--try-epochs", type=int, help="a short try of so many epochs; needs --try-folder"
+    )
+    parser.add_argument("--try-folder", type=pathlib.Path, help="where a try writes everything")
+    flags = parser.parse_args()
+    if (flags.try_epochs is None) != (flags.try_folder is None):
+        parser.error("--try-epochs and --try-folder: expected both or none. Received: one")
+    if flags.try_epochs is not None and flags.try_epochs < 3:
+        parser.error(f"--try-epochs: expected 3 or more. Received: {flags.try_epochs}")
+    unknown = sorted(set(flags.points) - set(POINTS))
+    if unknown:
+        parser.error(f"--points: expected some of {', '.join(POINTS)}. Received: {unknown[0]}")
+    environments.ignore_peers()
+    import_tensorflow()
+    folders = {
+        "results": ROOT / "benchmarks" / "results",
+        "selections": ROOT / "benchmarks" / "peers" / "selections",
+        "work": environments.PEERS,
+    }
+    if flags.try_folder:
+        base = flags.try_folder.absolute()
+        folders = {name: base / name for name in folders}
+    for task in flags.task:
+        campaign = Campaign(PEERS[flags.peer], task, **folders, epochs=flags.try_epochs)
+        for point, seed in jobs(flags.points, flags.seeds):
+            campaign.finish(point, seed)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""Magnitude pruning by TensorFlow Model Optimization, in its own environment.
+
+Train densely, prune under a polynomial decay of the sparsity, fine-tune at the final one;
+the best epoch by validation accuracy among the last is kept. Of `settings`:
+
+- `begin_epochs`, `end_epochs`: between them the sparsity rises to its final value;
+- `frequency_steps`: training steps between two updates of the masks;
+- `restart_epochs`: where the cosine of the learning rate starts anew;
+- `allocation`: the layers' sparsities: `uniform`, the tool's default, or `lamp` (Lee et
+  al., 2021), of the network at `begin_epochs`.
+"""
+
+import os
+
+# The tool is written for Keras 2.
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+
+import time
+
+import numpy as np
+import tensorflow_model_optimization as tfmot
+import tf_keras as keras
+
+from benchmarks.peers import shared
+
+
+def main():
+    settings, arrays, output = shared.read_arguments()
+    start = time.monotonic()
+    keras.mixed_precision.set_global_policy(settings["dtype_policy"])
+    keras.utils.set_random_seed(settings["seed"])
+    batches = shared.training_batches(arrays, settings["batch_size"], settings["seed"])
+    validation = shared.validation_batches(arrays)
+    steps, begin, end = len(batches), settings["begin_epochs"], settings["end_epochs"]
+    (point,) = settings["points"]
+    sparsity = float(point.removeprefix("sparsity_"))
+    network = shared.lenet5(keras, settings["augmentation"], settings["seed"])
+    stages = {}
+
+    def fit(model, first_epoch, last_epoch, *callbacks):
+        stage = "fine_tuning" if first_epoch == end else "pruning" if first_epoch else "dense"
+        times = shared.step_times(keras)
+        model.fit(
+            batches,
+            validation_data=validation,
+            initial_epoch=first_epoch,
+            epochs=last_epoch,
+            callbacks=[times, *callbacks],
+            verbose=2,
+        )
+        stages[stage] = shared.seconds_per_step(times, steps)
+
+    def compiled(model, first_epoch):
+        model.compile(
+            keras.optimizers.Adam(shared.cosine_segments(keras, settings, steps, first_epoch)),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=False,
+        )
+        return model
+
+    fit(compiled(network, 0), 0, begin)
+    kernels = {name: network.get_layer(name).get_weights()[0] for name in shared.LAYERS}
+    targets = ALLOCATIONS[settings["allocation"]](kernels, sparsity)
+    pruned = compiled(prune(network, targets, settings, steps), begin)
+    keep = BestSparse()
+    update = tfmot.sparsity.keras.UpdatePruningStep()
+    fit(pruned, begin, end, update)
+    fit(pruned, end, settings["epochs"], update, keep)
+    pruned.set_weights(keep.weights)
+    stripped = tfmot.sparsity.keras.strip_pruning(pruned)
+    seconds = time.monotonic() - start
+    shared.export(keras, shared.kernels_and_biases(stripped), output / point)
+    shared.write_training(
+        output,
+        ("tensorflow", "tf_keras", "tensorflow-model-optimization", "numpy"),
+        seconds=seconds,
+        seconds_per_step=stages["pruning"]["wall"],
+        seconds_per_step_by_stage=stages,
+        best_epoch=keep.epoch + 1,
+        keras_validation_accuracy=keep.best,
+        layer_sparsities=targets,
+    )
+
+
+def prune(network, targets, settings, steps_per_epoch):
+    """The network with its kernels' layers wrapped, each with its own final sparsity."""
+    every = settings["frequency_steps"]
+    stages = settings["end_epochs"] - settings["begin_epochs"]
+    # The masks move at whole multiples alone: another end would miss the final sparsity.
+    last = max(stages * steps_per_epoch // every, 1) * every
+
+    def wrapped(layer):
+        if layer.name not in targets:
+            return layer
+        schedule = tfmot.sparsity.keras.PolynomialDecay(
+            initial_sparsity=0.0,
+            final_sparsity=targets[layer.name],
+            begin_step=0,
+            end_step=last,
+            frequency=every,
+        )
+        return tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=schedule)
+
+    return keras.models.clone_model(network, clone_function=wrapped)
+
+
+class BestSparse(keras.callbacks.Callback):
+    """Keep the weights of the best epoch; of equal ones the later."""
+
+    def __init__(self):
+        super().__init__()
+        self.best, self.epoch, self.weights = -1.0, None, None
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs["val_accuracy"] >= self.best:
+            self.best, self.epoch = logs["val_accuracy"], epoch
+            self.weights = self.model.get_weights()
+
+
+def uniform(kernels, sparsity):
+    """The same sparsity for every layer."""
+    return dict.fromkeys(kernels, sparsity)
+
+
+def lamp(kernels, sparsity):
+    """What one global threshold on each weight's share of the not smaller ones leaves."""
+    scores = []
+    for kernel in kernels.values():
+        squares = np.sort(np.square(kernel.astype("float64")).ravel())
+        scores.append(squares / np.cumsum(squares[::-1])[::-1])
+    every = np.concatenate(scores)
+    kept = round((1.0 - sparsity) * every.size)
+    threshold = np.partition(every, every.size - kept)[every.size - kept]
+    sparsities = (float(np.mean(some < threshold)) for some in scores)
+    return dict(zip(kernels, sparsities, strict=True))
+
+
+ALLOCATIONS = {"uniform": uniform, "lamp": lamp}
+
+
+if __name__ == "__main__":
+    main()
