@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from cnn_l1 import data, export, macs, measure, models, sparsity, train
+from cnn_l1 import data, export, macs, measure, models, sparsity
 
 FILE = "model_float32.tflite"
 # Another converter and another interpreter, but float32 and the same network.
@@ -63,7 +63,7 @@ def measure_folder(examples, folder, split):
     model = rebuild(examples.config, folder)
     chosen = examples.dataset.validation if split == "validation" else examples.dataset.load_test()
     batches = list(chosen.evaluation_batches())
-    reference = train.predict(model, chosen)
+    reference = measure.predict(model, chosen)
     measured = measure.measure_tflite(folder / FILE, batches, reference)
     if measured.max_difference > LARGEST_DIFFERENCE:
         raise export.ExportError(
