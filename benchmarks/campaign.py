@@ -89,8 +89,9 @@ def result_of(report, entry, seed):
     name = entry["file"]
     if f"shrunk/{name}" in report["files"]:
         name = f"shrunk/{name}"
-    file, counts = report["files"][name], report["counts"]
+    file = report["files"][name]
     network = "shrunk" if name.startswith("shrunk/") else "sparse"
+    counts = report["shrunk_counts" if network == "shrunk" else "counts"]
     kept = (
         "accuracy", "accuracy_standard_error", "examples", "bytes", "deflated_bytes", "weights",
         "zeros", "macs",

@@ -169,6 +169,9 @@ def run(config, output, overwrite=False, watchers=()):
             "method": config.training.method,
             "l1_strength": config.penalty.l1_strength,
             "counts": report.counts_as_dict(counts),
+            "shrunk_counts": (
+                None if shrunk is None else report.counts_as_dict(sparsity.count(shrunk))
+            ),
             "features": selected,
             "removed_channels": removed,
             "constant_output": measure.is_constant(outputs[""]),

@@ -85,8 +85,9 @@ def verify(folder, with_data=True):
             found.append(f"data: {error} (or give --no-data)")
     networks, broken = load_networks(folder, files)
     found += broken
-    if "" in networks:
-        found += check_counts(networks[""], report, config)
+    for prefix, key in (("", "counts"), ("shrunk/", "shrunk_counts")):
+        if prefix in networks:
+            found += check_counts(prefix, networks[prefix], report.get(key), config)
     found += check_shrunk(networks, config)
     for name, figures in files.items():
         path = folder / name
@@ -195,7 +196,7 @@ def load_networks(folder, files):
     return networks, found
 
 
-def check_counts(model, report, config):
+def check_counts(prefix, model, told, config):
     """Zeros of the Keras model against the report's counts.
 
     A report counts before batch-norms are folded, which takes parameters away and can only
@@ -207,11 +208,13 @@ def check_counts(model, report, config):
     counted = json.loads(json.dumps(reports.counts_as_dict(sparsity.count(model))))
     found = []
     for key in ("weights", "zeros", "parameters", "nonzero_parameters"):
-        told = report.get("counts", {}).get(key)
+        expected = (told or {}).get(key)
         if config.export.fold_batch_norm and key != "weights":
             continue
-        if told != counted[key]:
-            found.append(f"model.keras: expected {key} {told}. Received: {counted[key]}")
+        if expected != counted[key]:
+            found.append(
+                f"{prefix}model.keras: expected {key} {expected}. Received: {counted[key]}"
+            )
     return found
 
 

@@ -376,10 +376,11 @@ def test_a_changed_figure(run_copy, figures, told):
 
 
 @pytest.mark.parametrize("key", ["weights", "zeros", "parameters", "nonzero_parameters"])
-def test_a_changed_count(run_copy, key):
-    edit_json(run_copy / "report.json", lambda report: report["counts"].update({key: 3}))
+@pytest.mark.parametrize(("counts", "prefix"), [("counts", ""), ("shrunk_counts", "shrunk/")])
+def test_a_changed_count(run_copy, key, counts, prefix):
+    edit_json(run_copy / "report.json", lambda report: report[counts].update({key: 3}))
     (line,) = mismatches(run_copy, with_data=False)
-    assert line.startswith(f"model.keras: expected {key} 3. Received: ")
+    assert line.startswith(f"{prefix}model.keras: expected {key} 3. Received: ")
 
 
 def test_a_shrunk_network_that_is_another(run_copy):
