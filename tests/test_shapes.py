@@ -144,6 +144,13 @@ def test_nothing_but_numbers_where_convexity_ends(name, limit):
         assert ((got >= 0.0) & (got <= m)).all()
 
 
+def test_nothing_but_numbers_where_the_log_sums_place_of_rest_begins():
+    rng, scale = np.random.default_rng(3), 0.3
+    t = (scale * np.exp(rng.uniform(0.5, 8.0, 3000))).astype("float32")
+    m = (2.0 * np.sqrt(t.astype("float64") * scale) - scale) * (1 + 1e-6 * rng.normal(size=3000))
+    assert (shrink("log", m, t, scale, "float32") == 0.0).all()  # 0 is better by far
+
+
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_step_of_zero_changes_nothing_and_a_tiny_one_little(name, dtype):
