@@ -8,14 +8,20 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cnn_l1.callbacks import SparsityMonitor, StrengthRamp, Threshold, apply_threshold
+    from cnn_l1.callbacks import (
+        Reweight,
+        SparsityMonitor,
+        StrengthRamp,
+        Threshold,
+        apply_threshold,
+    )
     from cnn_l1.export import export_tflite, plain_copy
     from cnn_l1.fold import fold_batch_norm
     from cnn_l1.groups import attach_groups, attach_slimming
     from cnn_l1.macs import count_macs
     from cnn_l1.measure import measure_tflite
     from cnn_l1.optimizers import HoldZeros, Proximal
-    from cnn_l1.penalties import L1, L1L2, Concave, GroupL1, attach, soft_threshold
+    from cnn_l1.penalties import L1, L1L2, Concave, GroupL1, ReweightedL1, attach, soft_threshold
     from cnn_l1.shrink import apply_shrink, plan_shrink
     from cnn_l1.sparsity import count
     from cnn_l1.targets import TargetSparsity
@@ -27,6 +33,7 @@ _MODULES = {
     "L1L2": "penalties",
     "Concave": "penalties",
     "GroupL1": "penalties",
+    "ReweightedL1": "penalties",
     "attach_groups": "groups",
     "attach_slimming": "groups",
     "plan_shrink": "shrink",
@@ -37,6 +44,7 @@ _MODULES = {
     "attach": "penalties",
     "HoldZeros": "optimizers",
     "Proximal": "optimizers",
+    "Reweight": "callbacks",
     "SparsityMonitor": "callbacks",
     "StrengthRamp": "callbacks",
     "Threshold": "callbacks",
@@ -55,6 +63,8 @@ __all__ = [
     "GroupL1",
     "HoldZeros",
     "Proximal",
+    "Reweight",
+    "ReweightedL1",
     "SparsityMonitor",
     "StrengthRamp",
     "TargetSparsity",

@@ -315,6 +315,26 @@ class StrengthRamp(keras.callbacks.Callback):
             logs["strength_scale"] = self.scale(epoch)
 
 
+class Reweight(keras.callbacks.Callback):
+    """Refresh the factors of `ReweightedL1` at the start of every epoch but the first.
+
+    The first epoch is under plain L1 (Candès, Wakin and Boyd, Enhancing sparsity by
+    reweighted L1 minimization, 2008, section 2.2, step 1).
+
+    Raises:
+        ValueError: On use, if the optimizer is no `Proximal` or has no variable under
+            `ReweightedL1`.
+    """
+
+    def on_epoch_begin(self, epoch, logs=None):
+        optimizer = wrapped_optimizer(self.model, Proximal, type(self).__name__)
+        if epoch > 0 and not optimizer.reweight():
+            raise ValueError(
+                "Reweight expects a model with variables under ReweightedL1. "
+                f"Received: {self.model.name!r}, without"
+            )
+
+
 class LogValue(keras.callbacks.Callback):
     """Write a fixed value into every epoch's logs, times `strength_scale` if there.
 

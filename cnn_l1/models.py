@@ -133,6 +133,8 @@ class _Regularizers:
             return None
         if self.config.name == "l1l2":
             return penalties.L1L2(strength, self.config.l2_strength)
+        if self.config.shape == "reweighted":
+            return penalties.ReweightedL1(strength, self.config.scale)
         if self.config.shape != "l1":
             return penalties.Concave(strength, self.config.shape, self.config.scale)
         return penalties.L1(strength)

@@ -11,7 +11,7 @@ import math
 import keras
 from keras import ops
 
-from cnn_l1.penalties import PACKAGE, Penalty, is_kernel
+from cnn_l1.penalties import PACKAGE, Penalty, ReweightedL1, is_kernel
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -297,6 +297,7 @@ class Proximal(HoldZeros):
         self.variable_scales = None
         self._has_variable_scales = bool(variable_scales)
         self._penalties = {}
+        self._factors = {}
         self._groups: tuple = ()
 
     def _hook(self):
@@ -321,6 +322,11 @@ class Proximal(HoldZeros):
             for v in variables
             if isinstance(v.regularizer, Penalty)
         }
+        for number, variable in enumerate(variables):
+            if isinstance(variable.regularizer, ReweightedL1):
+                # The optimizer's own, so that a compiled step on JAX sees them change too.
+                factors = self._control(f"factors_{number}", "ones", tuple(variable.shape))
+                self._factors[self.inner_optimizer._var_key(variable)] = factors
         shared = [group for penalty in self._penalties.values() for group in penalty.groups]
         self._groups = tuple(dict.fromkeys(shared))
         for group in self._groups:
@@ -428,7 +434,22 @@ class Proximal(HoldZeros):
         if self.variable_scales is not None:
             index = self._get_variable_index(variable)
             scale = scale * ops.cast(self.variable_scales, variable.dtype)[index]
+        factors = self._factors.get(self.inner_optimizer._var_key(variable))
+        if factors is not None:
+            scale = scale * ops.cast(factors, variable.dtype)
         return step * scale
+
+    def reweight(self):
+        """Refresh the factors of every weight under `ReweightedL1`: see `Reweight`.
+
+        Returns:
+            How many variables have such weights.
+        """
+        for variable in self._trainable_variables:
+            key = self.inner_optimizer._var_key(variable)
+            if key in self._factors:
+                self._factors[key].assign(self._penalties[key].factors(variable))
+        return len(self._factors)
 
     def variable_scale(self, variable):
         """What one variable's penalty is multiplied by next to `strength_scale`, a float."""

@@ -251,6 +251,44 @@ class Concave(Penalty):
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
+class ReweightedL1(Concave):
+    """Reweighted L1: L1 with a strength for each weight, that large weights lower.
+
+    `l1_strength · Σ f · |x|` with factors `f = epsilon / (|x| + epsilon)` that are
+    those of the weights at the last refresh (Candès, Wakin and Boyd, 2008, eq. 9).
+    `Proximal` keeps them, all 1 at the start, and `callbacks.Reweight` refreshes them
+    every epoch; under another optimizer, or without the callback, nothing does.
+
+    Each refresh puts a plain L1 in place of `Concave(l1_strength, "log", epsilon)`, which
+    it touches at the weights and nowhere is below: where the training rests, it rests
+    for that penalty. So the value and the gradient are those of the log-sum. What it is
+    for are long steps: its proximal operator is a soft threshold and never jumps.
+
+    Args:
+        l1_strength: Float, 0 or more (the field's λ). Default 1e-4.
+        epsilon: Float above 0, in units of a weight: where factors are a half. Default 0.1.
+
+    Raises:
+        ValueError: If an argument is not one of the above.
+    """
+
+    def __init__(self, l1_strength=1e-4, epsilon=0.1):
+        super().__init__(l1_strength, "log", epsilon)
+        self.epsilon = self.scale
+
+    def factors(self, x):
+        """What each weight's strength is multiplied by after a refresh, from 0 to 1."""
+        return self._shape.slope(ops.abs(ops.convert_to_tensor(x)))
+
+    def prox(self, x, step):
+        """That of `l1_strength · Σ|x|`: the factors are in the step, see `Proximal`."""
+        return soft_threshold(x, step * self.l1_strength)
+
+    def get_config(self):
+        return {"l1_strength": self.l1_strength, "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
 class GroupL1(Penalty):
     """Sparse group lasso, whose groups are the slices of one kernel.
 

@@ -229,9 +229,10 @@ class PenaltyConfig(Section):
     """L1, elastic net, L1 of whole channels, L1 of batch-norm scales, or no penalty."""
     l1_strength: STRENGTH = 1e-3
     """The field's λ: penalty `l1_strength · sum(|w|)`, or of the channels' norms."""
-    shape: Literal["l1", "transformed", "mcp", "log"] = "l1"
+    shape: Literal["l1", "transformed", "mcp", "log", "reweighted"] = "l1"
     """For `l1` and `group_l1`: how it grows with a weight's size, or with the root mean
-    square of a channel's; as L1 does, or as a concave penalty that lets go of large ones."""
+    square of a channel's; as L1 does, or as a concave penalty that lets go of large ones.
+    `reweighted`, for `l1`: `log` by an L1 whose strengths follow the weights each epoch."""
     scale: Annotated[float, Field(gt=0)] | None = Field(default=None, validate_default=True)
     """The size, in units of a weight, at which a concave shape bends. Default: 0.1."""
     l1_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -258,6 +259,8 @@ class PenaltyConfig(Section):
             raise ValueError(
                 f"shape must be 'l1' unless name is 'l1' or 'group_l1', not {self.name!r}"
             )
+        if self.shape == "reweighted" and self.name != "l1":
+            raise ValueError(f"shape must not be 'reweighted' for name {self.name!r}")
         if self.scale is not None and self.shape == "l1":
             raise ValueError("scale must be left out for shape 'l1', which does not bend")
         return self
@@ -638,6 +641,15 @@ class Config(Section):
     """Write TensorBoard logs."""
     sweep: SweepConfig = SweepConfig()
     """For `python -m cnn_l1.sweep` alone."""
+
+    @pydantic.model_validator(mode="after")
+    def _reweighting_is_proximal(self):
+        if self.penalty.shape == "reweighted" and self.training.method != "proximal":
+            raise ValueError(
+                "penalty.shape reweighted needs training.method proximal, not "
+                f"{self.training.method!r}; log is its value"
+            )
+        return self
 
     @pydantic.model_validator(mode="after")
     def _target_steers_alone(self):

@@ -248,6 +248,8 @@ def sparsify(model, this):
                 **config.target.model_dump(), empty_layers=training.empty_layers
             )
         strength = [mover, *strength]
+        if config.penalty.shape == "reweighted":
+            strength = [callbacks.Reweight(), *strength]
     if scheduled and not isinstance(optimizer, callbacks.HoldZeros):
         optimizer = callbacks.HoldZeros(
             optimizer, hold_zeros=False, include=held_variables(config.penalty)

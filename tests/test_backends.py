@@ -127,8 +127,9 @@ def shapes():
     """Concave penalties' proximal operators, alone and compiled into an update."""
     import keras
 
+    from cnn_l1.callbacks import Reweight
     from cnn_l1.optimizers import Proximal
-    from cnn_l1.penalties import Concave, GroupL1, attach
+    from cnn_l1.penalties import Concave, GroupL1, ReweightedL1, attach
 
     rng = np.random.default_rng(7)
     x = (rng.normal(size=(40, 5)) * [0.01, 0.1, 0.3, 1.0, 3.0]).astype("float32")
@@ -144,6 +145,10 @@ def shapes():
         attach(model, Concave(0.2, shape, 0.3))
         model.fit(INPUTS, LABELS, 16, verbose=0, shuffle=False)
         results[f"shapes/{shape}/update"] = model.get_weights()[0]
+    model = make_model(Proximal(keras.optimizers.SGD(0.5)), strength=0.0)
+    attach(model, ReweightedL1(0.2, 0.3))
+    model.fit(INPUTS, LABELS, 16, epochs=3, verbose=0, shuffle=False, callbacks=[Reweight()])
+    results["shapes/reweighted/update"] = model.get_weights()[0]
     return results
 
 
@@ -266,7 +271,7 @@ def test_channel_groups_on_jax_are_those_on_tensorflow(on_jax, on_tensorflow):
 
 def test_concave_shapes_on_jax_are_those_on_tensorflow(on_jax, on_tensorflow):
     keys = [key for key in on_tensorflow if key.startswith("shapes/")]
-    assert len(keys) == 3 * 5
+    assert len(keys) == 3 * 5 + 1
     for key in keys:
         expected = on_tensorflow[key]
         # float32 roots and arc sines; the update's gradient is a sum over 16 rows.

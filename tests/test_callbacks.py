@@ -14,6 +14,7 @@ from cnn_l1.callbacks import (
     EmptyLayerWarning,
     LogLayers,
     LogValue,
+    Reweight,
     SparsityMonitor,
     StopOnNaN,
     StrengthRamp,
@@ -21,7 +22,7 @@ from cnn_l1.callbacks import (
     apply_threshold,
 )
 from cnn_l1.optimizers import HoldZeros, Proximal
-from cnn_l1.penalties import L1
+from cnn_l1.penalties import L1, Concave, ReweightedL1, attach
 from cnn_l1.sparsity import count, penalty_value
 
 RNG = np.random.default_rng(0)
@@ -64,6 +65,80 @@ class Recorder(keras.callbacks.Callback):
 
 def kernels_of(weights):
     return [w for w in weights if w.ndim == 2]
+
+
+# --- Reweight --------------------------------------------------------------------
+
+
+def make_reweighted(optimizer, strength=0.1, epsilon=0.2):
+    model = make_model(optimizer)
+    attach(model, ReweightedL1(strength, epsilon))  # one for both kernels
+    return model
+
+
+def test_reweighting_is_by_hand():
+    """An epoch of plain L1, then one of strengths that follow the weights at its start."""
+    rate, strength, epsilon = 0.05, 0.4, 0.2
+    model = make_reweighted(Proximal(keras.optimizers.SGD(rate)), strength, epsilon)
+    plain = make_model()
+    attach(plain, L1(strength))
+    model.fit(X, Y, 16, epochs=1, verbose=0, shuffle=False, callbacks=[Reweight()])
+    plain.fit(X, Y, 16, epochs=1, verbose=0, shuffle=False)
+    for got, expected in zip(model.get_weights(), plain.get_weights(), strict=True):
+        # float32: the penalty's gradient is in the loss and taken out again.
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+    before = model.get_weights()
+    free = make_model(keras.optimizers.SGD(rate))
+    free.set_weights(before)
+    free.fit(X, Y, 16, epochs=1, verbose=0, shuffle=False)
+    settings = {"initial_epoch": 1, "epochs": 2, "callbacks": [Reweight()]}
+    model.fit(X, Y, 16, verbose=0, shuffle=False, **settings)
+    for old, moved, got in zip(before, free.get_weights(), model.get_weights(), strict=True):
+        if old.ndim == 2:
+            threshold = rate * strength * epsilon / (epsilon + np.abs(old))
+            moved = np.sign(moved) * np.maximum(np.abs(moved) - threshold, 0.0)
+        np.testing.assert_allclose(got, moved, atol=1e-6)  # as above
+
+
+def test_reweighting_rests_where_the_log_sum_does():
+    """At rest the loss's gradient and the log-sum's cancel; its zeros are exact."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+
+    def train(penalty, epochs):
+        attach(model, penalty)
+        model.compile(Proximal(keras.optimizers.SGD(0.1)), "mse")
+        model.fit(X, Y, 16, epochs, verbose=0, shuffle=False, callbacks=[reweight])
+        return model.get_weights()
+
+    reweight = Reweight()
+    rested = train(ReweightedL1(0.4, 0.2), 400)
+    assert 0 < np.count_nonzero(rested[0]) < 4
+    reweight = keras.callbacks.Callback()
+    for before, after in zip(rested, train(Concave(0.4, "log", 0.2), 5), strict=True):
+        np.testing.assert_allclose(after, before, atol=1e-5)  # what 400 steps leave
+        np.testing.assert_array_equal(after == 0.0, before == 0.0)
+    moved = [np.abs(a - b).max() for a, b in zip(rested, train(L1(0.4), 5), strict=True)]
+    assert max(moved) > 0.01  # and not where L1 does
+
+
+def test_factors_stay_out_of_saved_models_and_copies(tmp_path):
+    model = make_reweighted(Proximal(keras.optimizers.SGD(0.05)))
+    fit(model, Reweight())
+    path = tmp_path / "model.keras"
+    assert len(keras.models.clone_model(model).weights) == len(model.weights)
+    model.save(path)
+    again = keras.models.load_model(path, compile=False)
+    assert [v.shape for v in again.weights] == [v.shape for v in model.weights]
+    for got, expected in zip(again.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_reweight_says_what_it_needs():
+    with pytest.raises(ValueError, match=r"Reweight expects an optimizer wrapped in .*Proximal"):
+        fit(make_reweighted(keras.optimizers.SGD(0.05)), Reweight())
+    with pytest.raises(ValueError, match="Reweight expects a model with variables under Rewei"):
+        fit(make_model(), Reweight())
 
 
 # --- SparsityMonitor -------------------------------------------------------------

@@ -257,9 +257,19 @@ REFUSED = {
         ("penalty: ", "shape must be 'l1' unless name is 'l1' or 'group_l1', not 'none'", "log"),
         (),
     ),
+    "reweighted channels": (
+        in_section("penalty", "name: group_l1, shape: reweighted"),
+        ("penalty: ", "shape must not be 'reweighted' for name 'group_l1'", "reweighted"),
+        (),
+    ),
+    "reweighted by subgradient": (
+        "name: a\npenalty: {shape: reweighted}\ntraining: {method: subgradient}\n",
+        ("", "shape reweighted needs training.method proximal, not 'subgradient'", "reweighted"),
+        (),
+    ),
     "unknown shape": (
         in_section("penalty", "shape: scad"),
-        ("penalty.shape: ", "expected 'l1', 'transformed', 'mcp' or 'log'", "scad"),
+        ("penalty.shape: ", "expected 'l1', 'transformed', 'mcp', 'log' or 'reweighted'", "scad"),
         (),
     ),
     "scale of l1": (
@@ -489,8 +499,9 @@ def test_override_refused(override, message, write):
 def test_shapes_and_their_scale_are_those_of_the_code(write):
     from cnn_l1.shapes import DEFAULT_SCALE, SHAPES
 
-    assert typing.get_args(PenaltyConfig.model_fields["shape"].annotation) == tuple(SHAPES)
-    for shape in SHAPES:
+    shapes = (*SHAPES, "reweighted")
+    assert typing.get_args(PenaltyConfig.model_fields["shape"].annotation) == shapes
+    for shape in shapes:
         config = configs.load(write(in_section("penalty", f"shape: {shape}")))
         assert config.penalty.scale == (None if shape == "l1" else DEFAULT_SCALE)
         again = configs.load(write(configs.dump(config)))

@@ -180,6 +180,22 @@ def test_concave_shapes():
     assert found["dense_2/kernel"].l1_strength == 1e-3
 
 
+def test_reweighted():
+    model = build(penalty={"shape": "reweighted", "scale": 0.25})
+    found = [v.regularizer for v in model.trainable_variables if v.name == "kernel"]
+    assert {type(penalty) for penalty in found} == {penalties.ReweightedL1}
+    assert {(p.l1_strength, p.epsilon) for p in found} == {(1e-3, 0.25)}
+    assert len({id(penalty) for penalty in found}) == len(found)
+
+
+def test_channels_of_a_concave_shape():
+    model = build(penalty={"name": "group_l1", "shape": "mcp", "scale": 0.25, "l1_ratio": 0.5})
+    found = {v.path: v.regularizer for v in model.trainable_variables if v.regularizer}
+    (group,) = found["dense_1/kernel"].groups
+    assert (group.shape, group.scale) == ("mcp", 0.25)
+    assert type(found["dense_2/kernel"]) is penalties.L1
+
+
 def test_no_penalty():
     model = build(
         model={"blocks": NORMED}, penalty={"name": "none", "biases": True, "batch_norm": True}

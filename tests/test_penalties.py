@@ -16,6 +16,7 @@ from cnn_l1.penalties import (
     Concave,
     GroupL1,
     Penalty,
+    ReweightedL1,
     attach,
     block_soft_threshold,
     detach,
@@ -125,6 +126,7 @@ def test_values_are_keras_own():
         Concave(0.25, "mcp", 0.5),
         Concave(0.25, "log"),
         Concave(0.25, "l1"),
+        ReweightedL1(0.25, 0.5),
         GroupL1(0.25, 0.5, axis=0),
         GroupL1(axis=(-2, -1)),
         GroupL1(0.25, shape="mcp", scale=0.5),
@@ -226,6 +228,22 @@ def test_concave_settings_are_checked():
     with pytest.raises(ValueError, match=r"`scale` must be a finite number above 0.*scale=0"):
         Concave(0.1, "mcp", 0)
     assert Concave(0.1, "mcp").scale == 0.1
+
+
+def test_reweighted_l1_is_above_the_log_sum_and_touches_it_at_the_weights():
+    penalty, log, x = ReweightedL1(0.4, 0.5), Concave(0.4, "log", 0.5), tf.constant(X)
+    assert float(penalty(x)) == float(log(x))
+    np.testing.assert_array_equal(penalty.gradient(x), log.gradient(x))
+    factors = as_numpy(penalty.factors(x))
+    np.testing.assert_allclose(factors, 0.5 / (0.5 + np.abs(X)), rtol=1e-15)
+    np.testing.assert_allclose(penalty.gradient(x), 0.4 * factors * np.sign(X), rtol=1e-15)
+
+    def majoriser(z):
+        return float(log(x)) + 0.4 * np.sum(factors * (np.abs(z) - np.abs(X)))
+
+    for z in (0 * X, 0.5 * X, X, 3.0 * X, X[::-1]):
+        assert majoriser(z) >= float(log(tf.constant(z))) - 1e-14
+    np.testing.assert_array_equal(penalty.prox(x, 0.5), closed_form(X, 0.5 * 0.4))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

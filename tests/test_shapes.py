@@ -128,6 +128,30 @@ def test_thresholds(name, t, threshold):
 
 
 @pytest.mark.parametrize("name", SHAPES)
+def test_a_magnitude_at_the_threshold_is_exactly_zero(name):
+    t = np.linspace(0.0, 0.25, 5001, dtype="float32")  # convex up to a scale of 0.5
+    scale = None if name == "l1" else 0.5
+    np.testing.assert_array_equal(shrink(name, t, t, scale, "float32"), np.zeros_like(t))
+
+
+@pytest.mark.parametrize(("name", "limit"), [("transformed", 0.5), ("mcp", 1.0), ("log", 1.0)])
+def test_nothing_but_numbers_where_convexity_ends(name, limit):
+    """Two roots meet there, and by rounding there may be none."""
+    for scale in np.random.default_rng(2).uniform(0.1, 1.0, 300):
+        t = np.float32(limit * scale) * np.linspace(1 - 1e-6, 1 + 1e-6, 9, dtype="float32")
+        m = np.nextafter(t, np.float32(np.inf))
+        got = shrink(name, m, t, float(scale), "float32")
+        assert ((got >= 0.0) & (got <= m)).all()
+
+
+def test_nothing_but_numbers_where_the_log_sums_place_of_rest_begins():
+    rng, scale = np.random.default_rng(3), 0.3
+    t = (scale * np.exp(rng.uniform(0.5, 8.0, 3000))).astype("float32")
+    m = (2.0 * np.sqrt(t.astype("float64") * scale) - scale) * (1 + 1e-6 * rng.normal(size=3000))
+    assert (shrink("log", m, t, scale, "float32") == 0.0).all()  # 0 is better by far
+
+
+@pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_step_of_zero_changes_nothing_and_a_tiny_one_little(name, dtype):
     scale = None if name == "l1" else 0.1

@@ -270,9 +270,28 @@ COMBINATIONS = {
         "model.normalization=standardize",
         "export.formats=[saved_model]",
     ),
+    "reweighted, steered to a target": (
+        "training.epochs=2",
+        "penalty={shape: reweighted, scale: 0.2}",
+        "target={sparsity: 0.5, by_epochs: 1}",
+        "fine_tuning.epochs=1",
+        "export.formats=[float32]",
+    ),
     "crops": ("data.augmentation={crop_pixels: 1}",),
     "batch-norm folded": ("export.fold_batch_norm=true", "export.formats=[float32]"),
 }
+
+
+@pytest.mark.slow
+def test_weights_are_refreshed_under_reweighting_alone(config_file, tmp_path, monkeypatch):
+    refreshed = []
+    monkeypatch.setattr(
+        "cnn_l1.optimizers.Proximal.reweight", lambda self: refreshed.append(self) or 1
+    )
+    for number, shape in enumerate(("log", "reweighted")):
+        overrides = (*QUICK, "training.epochs=3", f"penalty.shape={shape}", "export.formats=[]")
+        assert train.main(arguments(config_file, tmp_path / str(number), *overrides)) == 0
+        assert len(refreshed) == (2 if shape == "reweighted" else 0)
 
 
 IN_THE_FAST_SUITE = (
