@@ -198,7 +198,6 @@ def run_job(folder, job, previous=None, watchers=()):
     with the reason, and `failures/<name>.json`, so that the others go on.
     """
     from cnn_l1 import config as configs
-    from cnn_l1.config import ConfigError
     from cnn_l1.silence import import_tensorflow
 
     folder = pathlib.Path(folder)
@@ -218,7 +217,7 @@ def run_job(folder, job, previous=None, watchers=()):
                 start = folder / "points" / previous / "model.keras"
                 data["model"]["initial_weights"] = str(start)
             train.run(configs.validate(data, job.name), output, watchers=watchers)
-    except (Exception, ConfigError) as error:
+    except Exception as error:
         event = Event(job.name, "failed", _reason(error))
         write_failure(folder, event)
         return event

@@ -12,7 +12,6 @@ import dataclasses
 import importlib.util
 import json
 import os
-import pathlib
 import shutil
 import sys
 
@@ -29,6 +28,7 @@ from cnn_l1.engines import (
     run_locally,
     set_threads,
 )
+from cnn_l1.flags import add_flags, read_flags
 from cnn_l1.interrupt import stoppable
 from cnn_l1.selection import BudgetError, choose, excess, exported_file, make_row, score_of
 from cnn_l1.settings import SweepConfig
@@ -56,18 +56,7 @@ def main(arguments=None):
         prog="python -m cnn_l1.sweep",
         description="Train along strengths λ, choose one on validation data, test it once.",
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML config")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="KEY=VALUE",
-        help="override a setting, e.g. sweep.points=12; repeatable",
-    )
-    parser.add_argument(
-        "--output", metavar="DIR", help="folder of the sweep (default: saved_models/<name>)"
-    )
+    add_flags(parser, "sweep", "sweep.points=12")
     there = parser.add_mutually_exclusive_group()
     there.add_argument("--overwrite", action="store_true", help="replace a sweep that is there")
     there.add_argument("--resume", action="store_true", help="go on with a sweep that was cut off")
@@ -79,9 +68,8 @@ def main(arguments=None):
     )
     flags = parser.parse_args(arguments)
     try:
-        config = configs.load(flags.config, flags.overrides)
+        config, output = read_flags(flags)
         check(config, flags.address)
-        output = pathlib.Path(flags.output or pathlib.Path("saved_models") / config.name)
         if flags.dry_run:
             print(configs.dump(config))
             print(describe_runs(config))

@@ -18,6 +18,7 @@ from typing import Any
 from cnn_l1 import config as configs
 from cnn_l1 import manifest
 from cnn_l1.config import ConfigError
+from cnn_l1.flags import add_flags, read_flags
 from cnn_l1.interrupt import fit_stoppably, stoppable
 from cnn_l1.runs import check_output, run_folder
 from cnn_l1.silence import import_tensorflow
@@ -32,26 +33,14 @@ def main(arguments=None):
         prog="python -m cnn_l1.train",
         description="Train a CNN under L1 to exact zeros, export it, measure the files.",
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML config")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="KEY=VALUE",
-        help="override a setting, e.g. optimizer.learning_rate=3e-4; repeatable",
-    )
-    parser.add_argument(
-        "--output", metavar="DIR", help="folder of the run (default: saved_models/<name>)"
-    )
+    add_flags(parser, "run", "optimizer.learning_rate=3e-4")
     parser.add_argument("--overwrite", action="store_true", help="replace a run that is there")
     parser.add_argument(
         "--dry-run", action="store_true", help="print the resolved config and the layers, and stop"
     )
     flags = parser.parse_args(arguments)
     try:
-        config = configs.load(flags.config, flags.overrides)
-        output = pathlib.Path(flags.output or pathlib.Path("saved_models") / config.name)
+        config, output = read_flags(flags)
         if not flags.dry_run:
             check_output(output, flags.overwrite)
         with stoppable():

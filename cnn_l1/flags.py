@@ -1,0 +1,37 @@
+"""Flags that every command takes which starts from a config."""
+
+import pathlib
+
+from cnn_l1 import config as configs
+
+
+def add_flags(parser, what, example):
+    """Add `--config`, `--set` and `--output` to a parser.
+
+    Args:
+        parser: An `argparse.ArgumentParser`.
+        what: What the command makes, e.g. `"run"`.
+        example: A setting for the help, `KEY=VALUE`.
+    """
+    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML config")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help=f"override a setting, e.g. {example}; repeatable",
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", help=f"folder of the {what} (default: saved_models/<name>)"
+    )
+
+
+def read_flags(flags):
+    """The `Config` that parsed flags name, and the folder for what it makes.
+
+    Raises:
+        ConfigError: If the config, or an override, cannot be used.
+    """
+    config = configs.load(flags.config, flags.overrides)
+    return config, pathlib.Path(flags.output or pathlib.Path("saved_models") / config.name)
