@@ -108,7 +108,7 @@ def result_of(report, entry, seed):
         "file": {"name": name} | {key: file[key] for key in kept},
         "micro": report["micro"].get(name),
         "nonzero_parameters": counts["nonzero_parameters"],
-        "parameters": counts["parameters"],
+        "parameters": report["counts"]["parameters"],  # before anything was taken out
         "layers": [
             {key: layer[key] for key in ("layer", "weights", "zeros")} for layer in counts["layers"]
         ],
