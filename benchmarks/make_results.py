@@ -45,9 +45,15 @@ standard deviation over seeds; of one seed there is none.
 
 def main():
     results = read_results()
-    page = [HEAD, *literature(results), *peers(results)]
-    PAGE.write_text("\n".join(page), encoding="utf-8")
+    PAGE.write_text(page(results), encoding="utf-8")
+    for task, methods in compared(results).items():
+        draw(task, methods, results)
     print(f"Wrote {PAGE} from {sum(map(len, results.values()))} results")
+
+
+def page(results):
+    """The page's text, from `read_results()`."""
+    return "\n".join([HEAD, *literature(results), *peers(results)]).rstrip() + "\n"
 
 
 def read_results():
@@ -128,25 +134,34 @@ def shown_figure(name, results):
 
 
 def peers(results):
-    """Tables and pictures of accuracy at equal sparsity, one a task with a peer in it."""
-    compared = {key for key in results if key[2].startswith("sparsity_")}
+    """Tables of accuracy at equal sparsity."""
     lines = []
-    for task in sorted({task for task, _, _ in compared}):
-        methods = [m for m in METHODS if any((task, m) == key[:2] for key in compared)]
-        points = sorted({key[2] for key in compared if key[0] == task}, key=sparsity_of)
+    for task, methods in compared(results).items():
         lines += [
             f"## {task}: other tools at the same sparsity",
             "",
             "| zeros in kernels | " + " | ".join(METHODS[m] for m in methods) + " |",
             "|---|" + "---|" * len(methods),
         ]
-        for point in points:
+        for point in points_of(task, results):
             cells = [cell(results.get((task, method, point), [])) for method in methods]
             lines.append(f"| {sparsity_of(point):.1%} | " + " | ".join(cells) + " |")
-        draw(task, methods, points, results)
         lines += ["", f"![accuracy against sparsity](pictures/results_{task}.svg)", ""]
         lines += overheads(task, methods, results)
     return lines
+
+
+def compared(results):
+    """`{task: methods}` of the tasks that have results at given sparsities."""
+    keys = {key for key in results if key[2].startswith("sparsity_")}
+    tasks = sorted({task for task, _, _ in keys})
+    return {t: [m for m in METHODS if (t, m) in {key[:2] for key in keys}] for t in tasks}
+
+
+def points_of(task, results):
+    """The sparsities that a task has results at, from the least."""
+    found = {key[2] for key in results if key[0] == task and key[2].startswith("sparsity_")}
+    return sorted(found, key=sparsity_of)
 
 
 def sparsity_of(point):
@@ -182,11 +197,11 @@ def overheads(task, methods, results):
     return lines
 
 
-def draw(task, methods, points, results):
+def draw(task, methods, results):
     """Accuracy against the fraction of kernel weights that is left."""
     figure, axes = pictures.new_figure()
     for method in methods:
-        there = [p for p in points if (task, method, p) in results]
+        there = [p for p in points_of(task, results) if (task, method, p) in results]
         left = [100 * (1 - sparsity_of(p)) for p in there]
         found = [[100 * r["file"]["accuracy"] for r in results[task, method, p]] for p in there]
         spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in found]

@@ -1,0 +1,89 @@
+"""The page of results, from the results that are stored."""
+
+import copy
+import json
+
+import pytest
+
+from benchmarks import campaign, make_results
+
+
+def result(seed, **changes):
+    made = {
+        "task": "lenet_300_100_mnist",
+        "method": "cnn_l1",
+        "point": "least_weights",
+        "seed": seed,
+        "command": f"python -m cnn_l1.train --set seed={seed}",
+        "file": {"accuracy": 0.983, "bytes": 1000, "deflated_bytes": 500, "macs": 10},
+        "nonzero_parameters": 3000,
+        "parameters": 300_000,
+        "seconds": 120.0,
+    }
+    made = copy.deepcopy(made)
+    made["file"]["accuracy"] = changes.pop("accuracy", 0.983)
+    return made | changes
+
+
+def row_of(page, title):
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| {title} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_page_is_that_of_the_stored_results():
+    expected = make_results.page(make_results.read_results())
+    assert make_results.PAGE.read_text(encoding="utf-8") == expected, (
+        "docs/results.md is not that of benchmarks/results. Write it again: "
+        "python -m benchmarks.make_results"
+    )
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "left", "met"),
+    [((0.982, 0.984), 3000, "yes"), ((0.981, 0.9828), 3000, "**no**"), ((0.983,), 4600, "**no**")],
+)
+def test_mean_spread_and_whether_an_aim_is_met(accuracies, left, met):
+    key = ("lenet_300_100_mnist", "cnn_l1", "least_weights")
+    some = [
+        result(seed, accuracy=accuracy, nonzero_parameters=left)
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    page = make_results.page({key: some})
+    _, _, aim, ours, seeds, verdict = row_of(page, "LeNet-300-100, MNIST")
+    assert aim == "error ≤ 1.8%, left ≤ 1.5%"
+    error = 100 * (1 - sum(accuracies) / len(accuracies))
+    assert ours.startswith(f"{error:.2f}")
+    assert f"{100 * left / 300_000:.2f}" in ours
+    assert ("±" in ours) == (len(accuracies) > 1)
+    assert seeds == ", ".join(map(str, range(len(accuracies))))
+    assert verdict == met
+    assert "seed=SEED" in page
+
+
+def test_what_was_not_run_says_so():
+    assert row_of(make_results.page({}), "LeNet-5, MNIST")[3] == "not run yet"
+
+
+def test_methods_stand_side_by_side_at_equal_sparsity():
+    results = {
+        ("a", method, point): [result(0, accuracy=accuracy)]
+        for method, point, accuracy in (
+            ("tfmot", "sparsity_0.98", 0.97), ("cnn_l1", "sparsity_0.98", 0.98),
+            ("tfmot", "sparsity_0.9", 0.985),
+        )
+    }  # fmt: skip
+    page = make_results.page(results)
+    assert row_of(page, "90.0%") == ["90.0%", "", "98.50%; 1 kB, deflated 0.5 kB"]
+    assert row_of(page, "98.0%")[1].startswith("98.00%")
+    assert row_of(page, "98.0%")[2].startswith("97.00%")
+
+
+def test_a_run_that_is_there_is_not_made_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(campaign, "RESULTS", tmp_path)
+    monkeypatch.setattr(campaign, "run", lambda *_: pytest.fail("ran"))
+    monkeypatch.setattr("sys.argv", ["campaign", "--task", "lenet5_mnist", "--seeds", "0"])
+    for point in ("least_weights", "least_macs"):
+        name = campaign.result_name("lenet5_mnist", "cnn_l1", point, 0)
+        (tmp_path / name).write_text(json.dumps({}), encoding="utf-8")
+    assert campaign.main() == 0
+    assert capsys.readouterr().out == ""
