@@ -101,6 +101,7 @@ def test_reweighting_is_by_hand():
         np.testing.assert_allclose(got, moved, atol=1e-6)  # as above
 
 
+@pytest.mark.slow
 def test_reweighting_rests_where_the_log_sum_does():
     """At rest the loss's gradient and the log-sum's cancel; its zeros are exact."""
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])

@@ -246,8 +246,11 @@ def test_reweighted_l1_is_above_the_log_sum_and_touches_it_at_the_weights():
     np.testing.assert_array_equal(penalty.prox(x, 0.5), closed_form(X, 0.5 * 0.4))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("shape", ["l1", "transformed", "mcp", "log"])
+@pytest.mark.parametrize("optimizer", [pytest.param("sgd", marks=pytest.mark.slow), "adam"])
+@pytest.mark.parametrize(
+    "shape",
+    ["l1", "mcp", *(pytest.param(s, marks=pytest.mark.slow) for s in ("transformed", "log"))],
+)
 def test_training_ends_in_exact_zeros_and_less_bias(shape, optimizer):
     """Two of six features count: the others' weights are zero, and theirs less shrunk."""
     rng = np.random.default_rng(0)
