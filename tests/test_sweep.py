@@ -598,6 +598,8 @@ def start_command(path, output, *flags):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # A test runner in the background may have handed SIGINT down ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
