@@ -53,6 +53,7 @@ are stable, since files in the field depend on them.
 import argparse
 import copy
 import dataclasses
+import gzip
 import pathlib
 import sys
 import tempfile
@@ -128,6 +129,9 @@ class EncodeReport:
     Attributes:
         bytes_before: Size of the file as it was: flash.
         bytes_after: Size of the file now; the same if nothing pays.
+        gzip_before: Of the file as it was, gzipped at level 9: what an update over the air
+            would send. Flash holds the file as it is, unless a loader unpacks it to RAM.
+        gzip_after: Of the file now, gzipped.
         encoded: What is stored encoded.
         kept: Weights that are not.
         decoded_bytes: The most that one DECODE writes at once, each tensor rounded up to
@@ -140,6 +144,8 @@ class EncodeReport:
 
     bytes_before: int
     bytes_after: int
+    gzip_before: int
+    gzip_after: int
     encoded: tuple[EncodedTensor, ...]
     kept: tuple[KeptTensor, ...]
     decoded_bytes: int
@@ -156,6 +162,7 @@ class EncodeReport:
         lines += [f"kept     {one.name}: {one.bytes} bytes, {one.reason}" for one in self.kept]
         part = self.bytes_after / self.bytes_before
         lines.append(f"flash    {self.bytes_before} -> {self.bytes_after} bytes ({part:.1%})")
+        lines.append(f"gzip     {self.gzip_before} -> {self.gzip_after} bytes")
         if self.arena_before is not None:
             line = f"arena    {self.arena_before} -> {self.arena_after} bytes"
             if self.encoded:
@@ -207,6 +214,8 @@ def encode_zeros(content, decoded_limit=None, run=True):
     report = EncodeReport(
         bytes_before=len(content),
         bytes_after=len(result),
+        gzip_before=len(gzip.compress(content, 9)),
+        gzip_after=len(gzip.compress(result, 9)),
         encoded=tuple(one.summary() for buffer in sorted(chosen) for one in plans[buffer]),
         kept=tuple(kept),
         decoded_bytes=_largest_decoded(_read(result)) if chosen else 0,

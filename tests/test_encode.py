@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gzip
 import itertools
 import pathlib
 import tempfile
@@ -785,6 +786,8 @@ def test_command_line(tmp_path, capsys):
     assert encode.main([str(source), "--output", str(small)]) == 0
     text = capsys.readouterr().out
     assert f"flash    {len(plain('dense-int8'))} -> {small.stat().st_size} bytes" in text
+    sizes = [len(gzip.compress(part, 9)) for part in (plain("dense-int8"), small.read_bytes())]
+    assert f"gzip     {sizes[0]} -> {sizes[1]} bytes" in text
     assert "arena " in text
     assert small.read_bytes() == encoded("dense-int8")[0]
     assert encode.main([str(small), "--decode", "--output", str(again)]) == 0
