@@ -10,6 +10,7 @@ import time
 
 import pytest
 import yaml
+from small_sweeps import run_here
 
 from cnn_l1 import config as configs
 from cnn_l1.engines import (
@@ -43,16 +44,6 @@ def make_job(name, warm=False, **changed):
 
 def make_plan(folder, chains, workers=1):
     return Plan(folder, chains, 1, workers, score="accuracy", larger_is_better=True, epochs=1)
-
-
-def run_here(plan, on_event):
-    """`run_locally` in this process, without a new TensorFlow for every worker."""
-    for chain in plan.chains:
-        previous = None
-        for job in chain:
-            event = run_job(plan.folder, job, previous)
-            previous = job.name if event.state in ("done", "there") else previous
-            on_event(event)
 
 
 def kill_when(path):

@@ -15,30 +15,16 @@ import time
 
 import pytest
 import yaml
+from small_sweeps import linear, run_here
 
 from cnn_l1 import config as configs
 from cnn_l1 import sweep
-from cnn_l1.engines import DIED, Job, Plan, read_failure, run_job, run_locally
+from cnn_l1.engines import DIED, Job, Plan, read_failure, run_locally
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
-LINEAR = {
-    "name": "linear",
-    "data": {"name": "diabetes"},
-    "model": {"name": "linear"},
-    "optimizer": {
-        "name": "sgd", "learning_rate": 0.2, "momentum": 0.9, "schedule": {"name": "constant"},
-    },
-    "training": {
-        "epochs": 1, "batch_size": 10_000, "steps_per_epoch": 100, "steps_per_execution": 100,
-    },
-    "fine_tuning": {"epochs": 0},
-    "baseline": False,
-    "tensorboard": False,
-    "export": {"formats": []},
-    "sweep": {"strengths": [5.0, 20.0, 40.0, 60.0]},
-}  # fmt: skip
+LINEAR = linear(100, sweep={"strengths": [5.0, 20.0, 40.0, 60.0]})
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +63,6 @@ def table_of(output):
     with (output / "sweep.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return [{k: v for k, v in row.items() if "latency" not in k} for row in rows]
-
-
-def run_here(plan, on_event):
-    for chain in plan.chains:
-        previous = None
-        for job in chain:
-            event = run_job(plan.folder, job, previous)
-            previous = job.name if event.state in ("done", "there") else previous
-            on_event(event)
 
 
 def test_two_nodes_give_what_one_process_gives(address, tmp_path, monkeypatch, capsys):

@@ -19,6 +19,7 @@ import yaml
 from sklearn.linear_model import LassoCV, lasso_path
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import StandardScaler
+from small_sweeps import linear, run_here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
@@ -27,22 +28,7 @@ from cnn_l1 import data, pictures, report, sweep, train
 from cnn_l1.engines import read_failure, run_job
 from cnn_l1.selection import Row
 
-LINEAR = {
-    "name": "linear",
-    "data": {"name": "diabetes"},
-    "model": {"name": "linear"},
-    "optimizer": {
-        "name": "sgd", "learning_rate": 0.2, "momentum": 0.9, "schedule": {"name": "constant"},
-    },
-    "training": {
-        "epochs": 1, "batch_size": 10_000, "steps_per_epoch": 500, "steps_per_execution": 500,
-    },
-    "fine_tuning": {"epochs": 0},
-    "baseline": False,
-    "tensorboard": False,
-    "export": {"formats": []},
-    "sweep": {"strengths": [5.0, 60.0]},
-}  # fmt: skip
+LINEAR = linear(500, sweep={"strengths": [5.0, 60.0]})
 CLASSES = {
     "name": "classes",
     "data": {"name": "digits"},
@@ -68,16 +54,6 @@ CLASSES = {
 def _float32_policy():
     yield
     keras.config.set_dtype_policy("float32")
-
-
-def run_here(plan, on_event):
-    """`run_locally` in this process: test_engines.py tests the processes."""
-    for chain in plan.chains:
-        previous = None
-        for job in chain:
-            event = run_job(plan.folder, job, previous)
-            previous = job.name if event.state in ("done", "there") else previous
-            on_event(event)
 
 
 @pytest.fixture(scope="module", autouse=True)
