@@ -49,6 +49,14 @@ def result_name(task, method, point, seed):
     return f"{task}__{method}__{point}__seed{seed}.json"
 
 
+def write_json(path, value):
+    """Write a JSON file whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
 def command(entry, seed):
     """The command line of a run, without its folder."""
     line = ["python", "-m", "cnn_l1.train", "--config", entry["config"]]
@@ -71,10 +79,7 @@ def run(entry, seed, path):
             return False
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     result = result_of(report, entry, seed)
-    RESULTS.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    partial.rename(path)
+    write_json(path, result)
     file = result["file"]
     print(
         f"{path.name}: {file['accuracy']:.2%}, {result['nonzero_parameters']:,} parameters left, "

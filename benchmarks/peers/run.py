@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 
+from benchmarks.campaign import result_name, write_json
 from benchmarks.peers import environments
 from cnn_l1 import config as configs
 from cnn_l1.silence import import_tensorflow
@@ -112,7 +113,7 @@ class Campaign:
 
     def finish(self, point, seed):
         """Write one result, unless it is there."""
-        name = f"{self.task}__{self.peer.name}__{point}__seed{seed}.json"
+        name = result_name(self.task, self.peer.name, point, seed)
         path = self.results / name
         if path.is_file():
             return
@@ -249,14 +250,6 @@ def load_config(task, seed):
 
 def read_json(path):
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_json(path, value):
-    """Write a JSON file whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def jobs(points, seeds):
