@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     )
     from cnn_l1.export import export_tflite, plain_copy
     from cnn_l1.fold import fold_batch_norm
+    from cnn_l1.fused import fused_batch_norm
     from cnn_l1.groups import attach_groups, attach_slimming
     from cnn_l1.macs import count_macs
     from cnn_l1.measure import measure_tflite
@@ -39,6 +40,7 @@ _MODULES = {
     "plan_shrink": "shrink",
     "apply_shrink": "shrink",
     "fold_batch_norm": "fold",
+    "fused_batch_norm": "fused",
     "count_macs": "macs",
     "soft_threshold": "penalties",
     "attach": "penalties",
@@ -78,6 +80,7 @@ __all__ = [
     "count_macs",
     "export_tflite",
     "fold_batch_norm",
+    "fused_batch_norm",
     "measure_tflite",
     "plain_copy",
     "plan_shrink",

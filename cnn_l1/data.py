@@ -55,11 +55,9 @@ class Split:
     def evaluation_batches(self):
         """Batches in order, as `(float32 inputs, targets)`; pixels are 0 to 255."""
         if self.inputs is None:
-            batches = self._pairs().batch(EVALUATION_BATCH)
-        else:
-            pairs = tf.data.Dataset.from_tensor_slices((self.inputs, self.targets))
-            batches = pairs.batch(EVALUATION_BATCH).cache()
-        return batches.map(_as_floats, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+            return _streamed(self._pairs().batch(EVALUATION_BATCH))
+        pairs = tf.data.Dataset.from_tensor_slices((self.inputs, self.targets))
+        return _from_memory(pairs.batch(EVALUATION_BATCH).cache())
 
     def training_batches(self, batch_size, seed):
         """Shuffled batches, in a new order every epoch, that `seed` fixes.
@@ -70,16 +68,13 @@ class Split:
         batch_size = min(batch_size, self.size)
         if self.inputs is None:
             batches = self._pairs().shuffle(min(self.size, 10_000), seed=seed)
-            batches = batches.batch(batch_size, drop_remainder=True)
-        else:
-            with tf.device("CPU"):
-                inputs, targets = tf.constant(self.inputs), tf.constant(self.targets)
-            order = tf.data.Dataset.range(self.size).shuffle(self.size, seed=seed)
-            batches = order.batch(batch_size, drop_remainder=True).map(
-                lambda rows: (tf.gather(inputs, rows), tf.gather(targets, rows)),
-                tf.data.AUTOTUNE,
-            )
-        return batches.map(_as_floats, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+            return _streamed(batches.batch(batch_size, drop_remainder=True))
+        with tf.device("CPU"):
+            inputs, targets = tf.constant(self.inputs), tf.constant(self.targets)
+        order = tf.data.Dataset.range(self.size).shuffle(self.size, seed=seed)
+        batches = order.batch(batch_size, drop_remainder=True)
+        pairs = batches.map(lambda rows: (tf.gather(inputs, rows), tf.gather(targets, rows)))
+        return _from_memory(pairs)
 
     def _pairs(self):
         """The stream, its size told: or Keras warns after an epoch that the data ran out."""
@@ -94,6 +89,17 @@ class Split:
             return self.inputs[:count].astype("float32")
         pairs = self.stream().take(count)
         return np.stack([value.numpy() for value, _ in pairs]).astype("float32")
+
+
+def _streamed(batches):
+    return batches.map(_as_floats, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def _from_memory(batches):
+    """One thread is enough: and at an epoch's end none waits for the tuner's next look."""
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return batches.map(_as_floats).prefetch(2).with_options(options)
 
 
 def _as_floats(inputs, targets):

@@ -419,17 +419,10 @@ def fit(model, optimizer, this, epochs, steering, first_epoch=0):
     """Compile and fit one stage; returns its history, one dict an epoch."""
     import keras
 
-    from cnn_l1 import callbacks
+    from cnn_l1 import callbacks, fused
 
     config, dataset, task = this.config, this.dataset, this.task
     training = config.training
-    model.compile(
-        optimizer=optimizer,
-        loss=task.keras_loss(),
-        metrics=task.keras_metrics(),
-        steps_per_execution=steps_per_execution(training),
-        jit_compile=training.jit_compile,
-    )
     # Totals before the progress bar, so that it shows them; layers behind it.
     monitor = callbacks.SparsityMonitor(per_layer=False, empty_layers=training.empty_layers)
     watching = [
@@ -445,10 +438,17 @@ def fit(model, optimizer, this, epochs, steering, first_epoch=0):
     batches = task.encode(dataset.train.training_batches(training.batch_size, config.seed))
     if training.steps_per_epoch is not None:
         batches = batches.repeat()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), fused.fused_batch_norm(model):
         # Keras warns that a shuffled tf.data.Dataset is not shuffled again.
         warnings.filterwarnings("ignore", message=".*shuffle=True.*")
         warnings.simplefilter("always", callbacks.EmptyLayerWarning)
+        model.compile(
+            optimizer=optimizer,
+            loss=task.keras_loss(),
+            metrics=task.keras_metrics(),
+            steps_per_execution=steps_per_execution(training),
+            jit_compile=training.jit_compile,
+        )
         fitted = fit_stoppably(
             model,
             batches,
