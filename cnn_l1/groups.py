@@ -12,7 +12,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from cnn_l1.coupling import channel_spaces
+from cnn_l1.costs import ChannelCosts
+from cnn_l1.coupling import analyse, spaces_of
 from cnn_l1.penalties import (
     L1,
     Penalty,
@@ -243,7 +244,18 @@ class ChannelShare(Penalty):
         return total
 
 
-def attach_groups(model, l1_strength, l1_ratio=0.0, strengths=None, shape="l1", scale=None):
+CHANNEL_COSTS = ("weights", "macs")
+
+
+def attach_groups(
+    model,
+    l1_strength,
+    l1_ratio=0.0,
+    strengths=None,
+    shape="l1",
+    scale=None,
+    channel_cost="weights",
+):
     """Put a group penalty on the channels that can be removed from a model.
 
     Each channel that `coupling.channel_spaces` finds is a group: see
@@ -264,23 +276,40 @@ def attach_groups(model, l1_strength, l1_ratio=0.0, strengths=None, shape="l1", 
             alone: `l1_ratio`'s part stays plain L1.
         scale: Float above 0: the root mean square of a channel's weights at which the
             shape bends. Default 0.1; none for `"l1"`.
+        channel_cost: What a channel costs, to which its strength is fit. `"weights"`
+            (default): the `n_c` weights that make it, and the strength is `l1_strength`.
+            `"macs"`: the `m_c` multiply-adds that go with it, those that make it and
+            those that read it, and the strength is `l1_strength · √(m_c / n_c)`. So the
+            norm's factor is `l1_strength · √m_c`: a price of `m_c` for each channel that
+            stays removes those below a size that grows with `√m_c` (the hard threshold
+            `√(2 · price)` of an L0 penalty). It is 1 for a dense layer's unit, nearly,
+            and large for the first convolutions.
 
     Returns:
         The list of paths of the variables that now carry a penalty.
 
     Raises:
-        ValueError: If a setting is out of range, or the model has no channel that
-            could be removed.
+        ValueError: If a setting is out of range, the model has no channel that could be
+            removed, or an image size is open where multiply-adds are to be counted.
         GraphError: If the model is no built Functional or Sequential model.
     """
     strength = check_strength("l1_strength", l1_strength)
     ratio = check_ratio(l1_ratio)
     make_shape(shape, scale)
+    if channel_cost not in CHANNEL_COSTS:
+        raise ValueError(
+            f"`channel_cost` must be one of {', '.join(CHANNEL_COSTS)}. Received: {channel_cost!r}"
+        )
     strength_of = strengths or (lambda layer_name: strength)
-    groups = [
-        CoupledGroupL1(space, strength_of(space.members[0].layer), ratio, shape, scale)
-        for space in channel_spaces(model)
-    ]
+    analysis = analyse(model, with_constants=False)
+    costs = ChannelCosts(analysis) if channel_cost == "macs" else None
+    groups = []
+    for space in spaces_of(analysis):
+        group = CoupledGroupL1(space, strength_of(space.members[0].layer), ratio, shape, scale)
+        if costs is not None:
+            weights = max(float(np.mean(group.sizes)), 1.0)
+            group.l1_strength *= math.sqrt(costs.saved_macs(space) / weights)
+        groups.append(group)
     if not groups:
         raise ValueError(
             "`attach_groups` expects a model with channels that can be removed. "

@@ -151,8 +151,10 @@ class _Regularizers:
         strength, ratio = self.config.l1_strength, self.config.l1_ratio
         try:
             if self.config.name == "group_l1":
-                shape = self.config.shape, self.config.scale
-                groups.attach_groups(model, strength, ratio, self.strength, *shape)
+                settings = {
+                    name: getattr(self.config, name) for name in ("shape", "scale", "channel_cost")
+                }
+                groups.attach_groups(model, strength, ratio, self.strength, **settings)
             if self.config.name == "slimming":
                 groups.attach_slimming(model, strength)
         except ValueError as error:

@@ -237,6 +237,9 @@ class PenaltyConfig(Section):
     """The size, in units of a weight, at which a concave shape bends. Default: 0.1."""
     l1_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     """For `group_l1`: the part of it that is plain L1 (sparse group lasso)."""
+    channel_cost: Literal["weights", "macs"] = "weights"
+    """For `group_l1`: what channels are priced by. With `macs` the strength is times
+    `√(multiply-adds that go with a channel / its weights)`, about 1 for a dense unit."""
     l2_strength: STRENGTH = 0.0
     """For `l1l2`: penalty `l2_strength · sum(w²)` on top."""
     layers: dict[str, STRENGTH] = {}
@@ -275,6 +278,10 @@ class PenaltyConfig(Section):
     def _channels_bring_their_own(self):
         if self.l1_ratio and self.name != "group_l1":
             raise ValueError(f"l1_ratio must be 0 unless name is 'group_l1', not {self.name!r}")
+        if self.channel_cost != "weights" and self.name != "group_l1":
+            raise ValueError(
+                f"channel_cost must be 'weights' unless name is 'group_l1', not {self.name!r}"
+            )
         for setting in ("biases", "batch_norm"):
             if getattr(self, setting) and self.name in ("group_l1", "slimming"):
                 raise ValueError(

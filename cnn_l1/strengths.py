@@ -62,6 +62,7 @@ def without_penalty(config):
         "penalty.layers": {},
         "penalty.l2_strength": 0.0,
         "penalty.l1_ratio": 0.0,
+        "penalty.channel_cost": "weights",
         "training.ramp_epochs": 0,
         "thresholding": None,
         "target": None,

@@ -6,7 +6,6 @@ deadline it zeroes the few smallest weights that are still missing, holds all ze
 takes the penalty away.
 """
 
-import copy
 import fnmatch
 import math
 import warnings
@@ -23,8 +22,7 @@ from cnn_l1.callbacks import (
     wrapped_optimizer,
     zero_channels,
 )
-from cnn_l1.liveness import Liveness
-from cnn_l1.macs import call_macs
+from cnn_l1.costs import ChannelCosts
 from cnn_l1.optimizers import Proximal
 from cnn_l1.penalties import Penalty
 from cnn_l1.shrink import plan_shrink
@@ -518,7 +516,7 @@ class _ChannelGoal(_Goal):
                 "`macs` expects a model with penalties on its channels: call `attach_groups`. "
                 f"Received: {model.name!r}, without one of a strength above 0"
             )
-        self.costs = _Costs(self.analysis)
+        self.costs = ChannelCosts(self.analysis)
         # One channel of each space always stays.
         least = self.costs.macs(self.spaces, [np.arange(x.size) > 0 for x in self.spaces])
         self.total = self.costs.macs(self.spaces, [np.zeros(x.size, bool) for x in self.spaces])
@@ -609,56 +607,6 @@ class _ChannelGoal(_Goal):
         return (
             f"TargetSparsity expected {self.macs:,} multiply-adds to be left, less at most "
             f"{self.tolerance:.3g} of them. Received: {left:,}, the nearest by whole channels"
-        )
-
-
-class _Costs:
-    """Multiply-adds of the network without some channels, as `plan_shrink` counts them.
-
-    The plan without what takes long: layers' new settings, and constants. A channel of a
-    space that goes is all zero, so that every reader can do without it.
-    """
-
-    def __init__(self, analysis):
-        self.analysis = analysis
-        self.liveness = Liveness(analysis)
-        self.positions, self.kernels = {}, {}
-        for call in analysis.graph.calls:
-            positions = call_macs(call, {"": 1})
-            if not positions:
-                continue
-            self.positions[call] = positions
-            parts = analysis.slices(call)
-            self.kernels[call] = [
-                [
-                    next((p.labels for p in parts if p.variable is v and p.axis == axis), size)
-                    for axis, size in enumerate(v.shape)
-                ]
-                for v in call.operation.weights
-                if len(v.shape) > 1
-            ]
-
-    def macs(self, spaces, gone):
-        """The multiply-adds left without the channels `gone`, an array of booleans a space."""
-        alive = np.ones(self.analysis.count, bool)
-        for space, channels in zip(spaces, gone, strict=True):
-            alive[np.asarray(space.labels)[channels]] = False
-        found = copy.copy(self.liveness)
-        found.live, found.reasons = self.liveness.live.copy(), {}
-        found.readers = [
-            (call, read, own, needs & alive[read][:, None] & alive[own], blocked)
-            for call, read, own, needs, blocked in self.liveness.readers
-        ]
-        found.settle(1, False)
-        return sum(
-            positions * sum(self._size(axes, found.live) for axes in self.kernels[call])
-            for call, positions in self.positions.items()
-            if call in found.calls
-        )
-
-    def _size(self, axes, live):
-        return math.prod(
-            int(live[axis].sum()) if isinstance(axis, np.ndarray) else axis for axis in axes
         )
 
 

@@ -402,7 +402,7 @@ def train_dense_twin(this, statistics):
     print("Dense twin: the same run without penalty")
     config = this.config
     penalty = config.penalty.model_copy(
-        update={"name": "none", "l2_strength": 0.0, "l1_ratio": 0.0}
+        update={"name": "none", "l2_strength": 0.0, "l1_ratio": 0.0, "channel_cost": "weights"}
     )
     training = config.training.model_copy(update={"ramp_epochs": 0})
     update = {"penalty": penalty, "training": training, "thresholding": None, "target": None}

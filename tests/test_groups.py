@@ -397,6 +397,32 @@ def test_attach_groups_takes_the_strength_of_the_first_layer():
     assert sorted(asked) == ["a", "left", "out", "right"]
 
 
+def test_attach_groups_by_multiply_adds():
+    """LeNet-5 by hand: filters at 24x24 and 8x8 positions, each read by the next layer."""
+    inputs = keras.Input((28, 28, 1))
+    x = layers.MaxPooling2D(2)(layers.Conv2D(20, 5, name="conv_1")(inputs))
+    x = layers.MaxPooling2D(2)(layers.Conv2D(50, 5, name="conv_2")(x))
+    x = layers.Dense(500, name="dense_1")(layers.Flatten()(x))
+    model = keras.Model(inputs, layers.Dense(10, name="dense_2")(x))
+    attach_groups(
+        model,
+        STRENGTH,
+        RATIO,
+        lambda name: 2.0 if name == "conv_1" else STRENGTH,
+        channel_cost="macs",
+    )
+    macs = {"conv_1": 576 * 25 + 64 * 25 * 50, "conv_2": 64 * 500 + 16 * 500, "dense_1": 810}
+    weights = {"conv_1": 26, "conv_2": 501, "dense_1": 801}
+    for name, base in (("conv_1", 2.0), ("conv_2", STRENGTH), ("dense_1", STRENGTH)):
+        (group,) = model.get_layer(name).kernel.regularizer.groups
+        expected = base * (macs[name] / weights[name]) ** 0.5
+        np.testing.assert_allclose(group.l1_strength, expected, rtol=1e-12)  # float64
+    # What makes no channel keeps the strength that was asked for.
+    assert model.get_layer("dense_2").kernel.regularizer.l1_strength == STRENGTH * RATIO
+    with pytest.raises(ValueError, match="`channel_cost` must be one of weights, macs"):
+        attach_groups(model, STRENGTH, channel_cost="bytes")
+
+
 def test_attach_groups_replaces_our_penalties_and_leaves_the_users():
     model = make_model()
     attach(model, L1(0.1), kernels_only=False)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from cnn_l1 import coupling, sparsity, targets
+from cnn_l1 import coupling, sparsity
 from cnn_l1.callbacks import EmptyLayerError, EmptyLayerWarning, SparsityMonitor
+from cnn_l1.costs import ChannelCosts
 from cnn_l1.groups import attach_groups
 from cnn_l1.optimizers import HoldZeros, Proximal
 from cnn_l1.penalties import L1, attach
@@ -287,7 +288,7 @@ def test_counted_multiply_adds_are_those_of_the_plan():
     model = residual_model()
     attach_groups(model, 1e-3)
     analysis = coupling.analyse(model, with_constants=False)
-    spaces, costs = coupling.spaces_of(analysis), targets._Costs(analysis)
+    spaces, costs = coupling.spaces_of(analysis), ChannelCosts(analysis)
     before = model.get_weights()
     rng = np.random.default_rng(0)
     counted = set()

@@ -964,6 +964,34 @@ def test_an_interrupted_run_leaves_nothing(config_file, tmp_path, number):
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("full_run")
+def test_two_fresh_runs_give_the_same_numbers(config_file, tmp_path):
+    """In processes of their own, and trained in bfloat16, by several threads, to zeros."""
+    formats = "export.formats=[float32,int8]"
+    settings = ("model.dtype_policy=mixed_bfloat16", "data.augmentation.shift_pixels=1", formats)
+    for name in ("first", "second"):
+        process = start(arguments(config_file, tmp_path / name, *settings, "tensorboard=false"))
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
+    first, second = contents(tmp_path / "first"), contents(tmp_path / "second")
+    same = [name for name in first if name.endswith((".tflite", ".csv"))]
+    assert len(same) >= 5  # two files of two networks, and the history
+    assert {name: second[name] for name in same} == {name: first[name] for name in same}
+    reports = [without_times(json.loads(files["report.json"])) for files in (first, second)]
+    assert reports[0] == reports[1]
+
+
+def without_times(report):
+    """A report without what a clock has measured, or left: a .keras file tells its hour."""
+    for file, figures in report["files"].items():
+        for name in [name for name in figures if name.endswith("_ms")]:
+            del figures[name]
+        if file.endswith(".keras"):
+            del figures["xz_bytes"], figures["deflated_bytes"]
+    return {key: value for key, value in report.items() if key != "seconds"}
+
+
 WITHOUT_TENSORFLOW = """
 import sys
 for name in ("tensorflow", "keras", "tensorflow_datasets"):

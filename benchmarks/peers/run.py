@@ -97,7 +97,7 @@ class Campaign:
 
     Attributes:
         peer: The `Peer`.
-        task: Name of a config.
+        task: Name of a config in `tasks/`.
         results: Folder of the results.
         selections: Folder of the choices.
         work: Folder of data and training runs.
@@ -245,7 +245,7 @@ def load_examples(task, seed):
 
 
 def load_config(task, seed):
-    return configs.load(ROOT / "configs" / f"{task}.yaml", [f"seed={seed}"])
+    return configs.load(ROOT / "benchmarks" / "peers" / "tasks" / f"{task}.yaml", [f"seed={seed}"])
 
 
 def read_json(path):
