@@ -20,9 +20,15 @@ PICTURES = pathlib.Path("docs/pictures")
 METHODS = {
     METHOD: "cnn_l1",
     "tfmot": "tensorflow-model-optimization",
+    "torch_pruning": "Torch-Pruning",
     "keras_l1": "Keras' L1 and one threshold",
 }
-COLOURS = {METHOD: pictures.BLUE, "tfmot": pictures.ORANGE, "keras_l1": pictures.GREY}
+COLOURS = {METHOD: pictures.BLUE, "keras_l1": pictures.GREY}  # else orange
+# Points that set what is left: how they begin, what a table's column is called, and its unit.
+KINDS = {
+    "sparsity": ("zeros in kernels", lambda size: f"{size:.1%}"),
+    "macs": ("multiply-adds at most", lambda size: f"{size:,.0f}"),
+}
 # The figure of a result that each aim bounds, and whether it may be no more or no less.
 AIMS = {
     "most_error": (lambda r: 1 - r["file"]["accuracy"], 1),
@@ -46,8 +52,8 @@ standard deviation over seeds; of one seed there is none.
 def main():
     results = read_results()
     PAGE.write_text(page(results), encoding="utf-8")
-    for task, methods in compared(results).items():
-        draw(task, methods, results)
+    for task, kind, methods in compared(results):
+        draw(task, kind, methods, results)
     print(f"Wrote {PAGE} from {sum(map(len, results.values()))} results")
 
 
@@ -134,38 +140,43 @@ def shown_figure(name, results):
 
 
 def peers(results):
-    """Tables of accuracy at equal sparsity."""
+    """Tables of accuracy at equal sparsity, and at equal multiply-adds."""
     lines = []
-    for task, methods in compared(results).items():
+    for task, kind, methods in compared(results):
+        column, shown = KINDS[kind]
         lines += [
-            f"## {task}: other tools at the same sparsity",
+            f"## {task}: other tools at the same {'sparsity' if kind == 'sparsity' else 'cost'}",
             "",
-            "| zeros in kernels | " + " | ".join(METHODS[m] for m in methods) + " |",
+            f"| {column} | " + " | ".join(METHODS[m] for m in methods) + " |",
             "|---|" + "---|" * len(methods),
         ]
-        for point in points_of(task, results):
+        for point in points_of(task, kind, results):
             cells = [cell(results.get((task, method, point), [])) for method in methods]
-            lines.append(f"| {sparsity_of(point):.1%} | " + " | ".join(cells) + " |")
-        lines += ["", f"![accuracy against sparsity](pictures/results_{task}.svg)", ""]
+            lines.append(f"| {shown(size_of(point))} | " + " | ".join(cells) + " |")
+        lines += ["", f"![accuracy against what is left](pictures/results_{task}_{kind}.svg)", ""]
         lines += overheads(task, methods, results)
     return lines
 
 
 def compared(results):
-    """`{task: methods}` of the tasks that have results at given sparsities."""
-    keys = {key for key in results if key[2].startswith("sparsity_")}
-    tasks = sorted({task for task, _, _ in keys})
-    return {t: [m for m in METHODS if (t, m) in {key[:2] for key in keys}] for t in tasks}
+    """`(task, kind, methods)` of the tasks that have results at given sizes."""
+    found = []
+    for task in sorted({task for task, _, _ in results}):
+        for kind in KINDS:
+            there = {m for t, m, p in results if t == task and p.startswith(f"{kind}_")}
+            if there:
+                found.append((task, kind, [method for method in METHODS if method in there]))
+    return found
 
 
-def points_of(task, results):
-    """The sparsities that a task has results at, from the least."""
-    found = {key[2] for key in results if key[0] == task and key[2].startswith("sparsity_")}
-    return sorted(found, key=sparsity_of)
+def points_of(task, kind, results):
+    """The points of a kind that a task has results at, from the one that leaves most."""
+    found = {p for t, _, p in results if t == task and p.startswith(f"{kind}_")}
+    return sorted(found, key=size_of, reverse=kind == "macs")
 
 
-def sparsity_of(point):
-    return float(point.removeprefix("sparsity_"))
+def size_of(point):
+    return float(point.split("_", 1)[1])
 
 
 def cell(results):
@@ -178,8 +189,7 @@ def cell(results):
         text += f" ± {statistics.stdev(accuracies):.2f} ({len(accuracies)} seeds)"
     file = results[0]["file"]
     size = file.get("stripped_bytes", file["bytes"])
-    deflated = file.get("stripped_deflated_bytes", file["deflated_bytes"])
-    return f"{text}; {size / 1000:,.0f} kB, deflated {deflated / 1000:,.1f} kB"
+    return f"{text}; {size / 1000:,.0f} kB, deflated {deflated_bytes(results[0]) / 1000:,.1f} kB"
 
 
 def overheads(task, methods, results):
@@ -197,26 +207,42 @@ def overheads(task, methods, results):
     return lines
 
 
-def draw(task, methods, results):
-    """Accuracy against the fraction of kernel weights that is left."""
-    figure, axes = pictures.new_figure()
-    for method in methods:
-        there = [p for p in points_of(task, results) if (task, method, p) in results]
-        left = [100 * (1 - sparsity_of(p)) for p in there]
-        found = [[100 * r["file"]["accuracy"] for r in results[task, method, p]] for p in there]
-        spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in found]
-        means = [statistics.mean(values) for values in found]
-        axes.errorbar(
-            left, means, yerr=spread, marker="o", capsize=3, label=METHODS[method],
-            color=COLOURS[method],
-        )  # fmt: skip
-    axes.set_xscale("log")
-    axes.invert_xaxis()
-    axes.set_xlabel("kernel weights left, %")
-    axes.set_ylabel("accuracy on the test split, %")
-    axes.set_title(task)
-    axes.legend()
-    pictures.save(figure, PICTURES / f"results_{task}")
+# What a picture sets accuracy against: title, label and figure of a result.
+AXES = (
+    ("weights", "parameters left, %", lambda r: 100 * r["nonzero_parameters"] / r["parameters"]),
+    ("bytes", "float32 file, kB deflated", lambda r: deflated_bytes(r) / 1000),
+    ("multiply-adds", "multiply-adds of the file, thousand", lambda r: r["file"]["macs"] / 1000),
+)
+
+
+def deflated_bytes(result):
+    """Without names of tensors, which our own files have not."""
+    file = result["file"]
+    return file.get("stripped_deflated_bytes", file["deflated_bytes"])
+
+
+def draw(task, kind, methods, results):
+    """Accuracy against what is left of weights, bytes and multiply-adds."""
+    figure, panels = pictures.new_figure(4.6, 4.0, columns=len(AXES))
+    for axes, (title, label, figure_of) in zip(panels, AXES, strict=True):
+        for method in methods:
+            points = [p for p in points_of(task, kind, results) if (task, method, p) in results]
+            there = [results[task, method, point] for point in points]
+            found = [[100 * r["file"]["accuracy"] for r in some] for some in there]
+            axes.errorbar(
+                [statistics.mean(map(figure_of, some)) for some in there],
+                [statistics.mean(values) for values in found],
+                yerr=[statistics.stdev(v) if len(v) > 1 else 0.0 for v in found],
+                marker="o", capsize=3, label=METHODS[method],
+                color=COLOURS.get(method, pictures.ORANGE),
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.invert_xaxis()
+        axes.set_xlabel(label)
+        axes.set_title(f"{task}: {title}")
+    panels[0].set_ylabel("accuracy on the test split, %")
+    panels[0].legend()
+    pictures.save(figure, PICTURES / f"results_{task}_{kind}")
 
 
 if __name__ == "__main__":

@@ -78,6 +78,27 @@ def test_methods_stand_side_by_side_at_equal_sparsity():
     assert row_of(page, "98.0%")[2].startswith("97.00%")
 
 
+def test_methods_stand_side_by_side_at_equal_multiply_adds(tmp_path, monkeypatch):
+    results = {
+        ("a", method, point): [result(0, accuracy=accuracy)]
+        for method, point, accuracy in (
+            ("torch_pruning", "macs_150000", 0.97), ("cnn_l1", "macs_150000", 0.98),
+            ("torch_pruning", "macs_75000", 0.96), ("tfmot", "sparsity_0.9", 0.985),
+        )
+    }  # fmt: skip
+    page = make_results.page(results)
+    titles = [line for line in page.splitlines() if line.startswith("| multiply-adds at most")]
+    assert titles == ["| multiply-adds at most | cnn_l1 | Torch-Pruning |"]
+    assert row_of(page, "150,000")[1].startswith("98.00%")
+    assert row_of(page, "75,000")[1:] == ["", "96.00%; 1 kB, deflated 0.5 kB"]
+    assert page.index("| 150,000") < page.index("| 75,000")
+    monkeypatch.setattr(make_results, "PICTURES", tmp_path)
+    for task, kind, methods in make_results.compared(results):
+        make_results.draw(task, kind, methods, results)
+    names = {path.name for path in tmp_path.glob("*.svg")}
+    assert names == {"results_a_sparsity.svg", "results_a_macs.svg"}
+
+
 def test_a_run_that_is_there_is_not_made_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(campaign, "RESULTS", tmp_path)
     monkeypatch.setattr(campaign, "run", lambda *_: pytest.fail("ran"))

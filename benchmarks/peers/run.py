@@ -2,7 +2,7 @@
 
     python -m benchmarks.peers.run --peer tfmot --task lenet5_mnist
 
-Settings are chosen on validation data, one after another, at `SELECTED_AT`; the choice is
+Settings are chosen on validation data, one after another, at a peer's first point; the choice is
 kept in `benchmarks/peers/selections/`, every result in `benchmarks/results/`.
 """
 
@@ -23,8 +23,9 @@ from cnn_l1.silence import import_tensorflow
 
 ROOT = environments.ROOT
 TASKS = ("lenet5_mnist", "lenet5_fashion_mnist")
-SELECTED_AT = "sparsity_0.98"
-POINTS = (SELECTED_AT, "sparsity_0.95", "sparsity_0.99", "sparsity_0.995", "sparsity_0.9")
+# The first is the one at which settings are chosen, and which takes all seeds.
+SPARSITIES = ("sparsity_0.98", "sparsity_0.95", "sparsity_0.99", "sparsity_0.995", "sparsity_0.9")
+MACS = ("macs_150000", "macs_300000", "macs_75000")
 SEEDS = (0, 1, 2)
 
 
@@ -40,8 +41,9 @@ class Peer:
         fixed: Settings that stay as they are.
         choices: `{setting: values}` to choose from, in order; the first are the start.
             A value may be a dict, of several settings that go together.
-        one_choice: Whether the choice at `SELECTED_AT` holds for all points.
+        one_choice: Whether the choice at the first point holds for all.
         points_at_once: Whether one training gives all points.
+        points: What it is measured at.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Peer:
     choices: dict
     one_choice: bool = True
     points_at_once: bool = False
+    points: tuple = SPARSITIES
 
     def python(self):
         return environments.make(self.environment) if self.environment else sys.executable
@@ -68,14 +71,30 @@ PEERS = {
             dtype_policy="float32",
             fixed={},
             choices={
-                "allocation": ("uniform", "lamp"),
-                "restart": ("end", "none", "begin"),
+                "allocation": ("lamp", "uniform"),
+                "restart": ("end", "none"),
                 "interval": (
                     {"begin_fraction": 0.2, "end_fraction": 0.625},
-                    {"begin_fraction": 0.25, "end_fraction": 0.7},
+                    {"begin_fraction": 0.35, "end_fraction": 0.7},
                 ),
                 "frequency_steps": (100, 400),
             },
+        ),
+        Peer(
+            name="torch_pruning",
+            module="benchmarks.peers.train_torch_pruning",
+            environment="torch_pruning",
+            dtype_policy="float32",
+            fixed={},
+            choices={
+                "importance": ("magnitude", "taylor"),
+                "restart": ("end", "none"),
+                "interval": (
+                    {"begin_fraction": 0.2, "end_fraction": 0.45},
+                    {"begin_fraction": 0.35, "end_fraction": 0.6},
+                ),
+            },
+            points=MACS,
         ),
         Peer(
             name="keras_l1",
@@ -146,7 +165,7 @@ class Campaign:
 
     def choose(self, point):
         """The settings that validation accuracy favours, one setting after another."""
-        at = SELECTED_AT if self.peer.one_choice else point
+        at = self.peer.points[0] if self.peer.one_choice else point
         path = self.selections / f"{self.task}__{self.peer.name}__{at}.json"
         if path.is_file():
             return read_json(path)["chosen"]
@@ -199,7 +218,7 @@ class Campaign:
         settings = {
             "task": self.task,
             "method": self.peer.name,
-            "points": list(POINTS) if self.peer.points_at_once else [point],
+            "points": list(self.peer.points) if self.peer.points_at_once else [point],
             "seed": seed,
             "epochs": epochs,
             "batch_size": config.training.batch_size,
@@ -252,11 +271,12 @@ def read_json(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def jobs(points, seeds):
+def jobs(peer, points, seeds):
     """`(point, seed)` pairs: by default all points of one seed, and all seeds of one point."""
+    first = peer.points[0]
     if points or seeds:
-        return [(p, s) for s in seeds or SEEDS[:1] for p in points or POINTS]
-    return [(p, SEEDS[0]) for p in POINTS] + [(SELECTED_AT, s) for s in SEEDS[1:]]
+        return [(p, s) for s in seeds or SEEDS[:1] for p in points or peer.points]
+    return [(p, SEEDS[0]) for p in peer.points] + [(first, s) for s in SEEDS[1:]]
 
 
 def main():
@@ -274,9 +294,11 @@ def main():
         parser.error("--try-epochs and --try-folder: expected both or none. Received: one")
     if flags.try_epochs is not None and flags.try_epochs < 3:
         parser.error(f"--try-epochs: expected 3 or more. Received: {flags.try_epochs}")
-    unknown = sorted(set(flags.points) - set(POINTS))
+    peer = PEERS[flags.peer]
+    unknown = sorted(set(flags.points) - set(peer.points))
     if unknown:
-        parser.error(f"--points: expected some of {', '.join(POINTS)}. Received: {unknown[0]}")
+        known = ", ".join(peer.points)
+        parser.error(f"--points: expected some of {known}. Received: {unknown[0]}")
     environments.ignore_peers()
     import_tensorflow()
     folders = {
@@ -288,8 +310,8 @@ def main():
         base = flags.try_folder.absolute()
         folders = {name: base / name for name in folders}
     for task in flags.task:
-        campaign = Campaign(PEERS[flags.peer], task, **folders, epochs=flags.try_epochs)
-        for point, seed in jobs(flags.points, flags.seeds):
+        campaign = Campaign(peer, task, **folders, epochs=flags.try_epochs)
+        for point, seed in jobs(peer, flags.points, flags.seeds):
             campaign.finish(point, seed)
     return 0
 

@@ -4,34 +4,17 @@ It runs in the peers' own environments: with NumPy and TensorFlow, without `cnn_
 Keras that a peer trains with, 2 or 3, is handed in as a module.
 """
 
-import argparse
-import json
 import math
-import os
-import pathlib
-import platform
 import statistics
 import time
-from importlib import metadata
 
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.peers.common import LAYERS
+
 IMAGE_SHAPE = (28, 28, 1)
 CLASSES = 10
-LAYERS = ("conv_1", "conv_2", "dense_1", "dense_2")
-
-
-def read_arguments():
-    """A peer's command line: `(settings, arrays, output folder)`."""
-    parser = argparse.ArgumentParser(description="Train one peer, once.")
-    parser.add_argument("--data", required=True, help="an .npz with the split")
-    parser.add_argument("--settings", required=True, help="a JSON file")
-    parser.add_argument("--output", required=True, help="a folder that is there")
-    flags = parser.parse_args()
-    settings = json.loads(pathlib.Path(flags.settings).read_text(encoding="utf-8"))
-    with np.load(flags.data) as arrays:
-        return settings, dict(arrays), pathlib.Path(flags.output)
 
 
 def training_batches(arrays, batch_size, seed):
@@ -58,7 +41,9 @@ def _prefetched(batches):
     return batches.prefetch(2).with_options(options)
 
 
-def lenet5(keras, augmentation=None, seed=0, batch_size=None, regularizer=None):
+def lenet5(
+    keras, augmentation=None, seed=0, batch_size=None, regularizer=None, widths=(20, 50, 500)
+):
     """The network of the builder `lenet5`, from raw pixels to logits.
 
     Args:
@@ -67,6 +52,7 @@ def lenet5(keras, augmentation=None, seed=0, batch_size=None, regularizer=None):
         seed: Of the augmentation.
         batch_size: Fixed size of the batch axis. Default: open.
         regularizer: Makes each kernel's regularizer. Default: none.
+        widths: Channels of the hidden layers.
     """
     layers = keras.layers
     made = regularizer or (lambda: None)
@@ -81,12 +67,12 @@ def lenet5(keras, augmentation=None, seed=0, batch_size=None, regularizer=None):
     if augmentation.get("flip"):
         x = layers.RandomFlip("horizontal", seed=seed + 2, name="flip")(x)
     x = layers.Rescaling(1.0 / 255.0, name="rescale")(x)
-    x = layers.Conv2D(20, 5, activation="relu", kernel_regularizer=made(), name="conv_1")(x)
+    x = layers.Conv2D(widths[0], 5, activation="relu", kernel_regularizer=made(), name="conv_1")(x)
     x = layers.MaxPooling2D(2, name="pool_1")(x)
-    x = layers.Conv2D(50, 5, activation="relu", kernel_regularizer=made(), name="conv_2")(x)
+    x = layers.Conv2D(widths[1], 5, activation="relu", kernel_regularizer=made(), name="conv_2")(x)
     x = layers.MaxPooling2D(2, name="pool_2")(x)
     x = layers.Flatten(name="flatten")(x)
-    x = layers.Dense(500, activation="relu", kernel_regularizer=made(), name="dense_1")(x)
+    x = layers.Dense(widths[2], activation="relu", kernel_regularizer=made(), name="dense_1")(x)
     x = layers.Dense(CLASSES, kernel_regularizer=made(), name="dense_2")(x)
     x = layers.Activation("linear", dtype="float32", name="logits")(x)
     return keras.Model(inputs, x, name="lenet5")
@@ -169,12 +155,3 @@ def export(keras, weights, folder):
         model.get_layer(name).set_weights([weights[f"{name}/kernel"], weights[f"{name}/bias"]])
     content = tf.lite.TFLiteConverter.from_keras_model(model).convert()
     (folder / "model_float32.tflite").write_bytes(content)
-
-
-def write_training(folder, packages, **facts):
-    """Write `training.json`: facts of the run, and the versions it was made with."""
-    versions = {"python": platform.python_version()}
-    versions |= {name: metadata.version(name) for name in packages}
-    facts |= {"cpu_cores": len(os.sched_getaffinity(0)), "versions": versions}
-    text = json.dumps(facts, indent=2) + "\n"
-    (folder / "training.json").write_text(text, encoding="utf-8")

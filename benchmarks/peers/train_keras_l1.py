@@ -8,11 +8,11 @@ import time
 import keras
 import numpy as np
 
-from benchmarks.peers import shared
+from benchmarks.peers import common, shared
 
 
 def main():
-    settings, arrays, output = shared.read_arguments()
+    settings, arrays, output = common.read_arguments()
     start = time.monotonic()
     keras.config.set_dtype_policy(settings["dtype_policy"])
     keras.utils.set_random_seed(settings["seed"])
@@ -45,7 +45,7 @@ def main():
     for point in settings["points"]:
         sparse = thresholded(weights, float(point.removeprefix("sparsity_")))
         shared.export(keras, sparse, output / point)
-    shared.write_training(
+    common.write_training(
         output,
         ("tensorflow", "keras", "numpy"),
         seconds=seconds,

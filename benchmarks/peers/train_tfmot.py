@@ -21,11 +21,11 @@ import numpy as np
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
-from benchmarks.peers import shared
+from benchmarks.peers import common, shared
 
 
 def main():
-    settings, arrays, output = shared.read_arguments()
+    settings, arrays, output = common.read_arguments()
     start = time.monotonic()
     keras.mixed_precision.set_global_policy(settings["dtype_policy"])
     keras.utils.set_random_seed(settings["seed"])
@@ -60,7 +60,7 @@ def main():
         return model
 
     fit(compiled(network, 0), 0, begin)
-    kernels = {name: network.get_layer(name).get_weights()[0] for name in shared.LAYERS}
+    kernels = {name: network.get_layer(name).get_weights()[0] for name in common.LAYERS}
     targets = ALLOCATIONS[settings["allocation"]](kernels, sparsity)
     pruned = compiled(prune(network, targets, settings, steps), begin)
     keep = BestSparse()
@@ -71,7 +71,7 @@ def main():
     stripped = tfmot.sparsity.keras.strip_pruning(pruned)
     seconds = time.monotonic() - start
     shared.export(keras, shared.kernels_and_biases(stripped), output / point)
-    shared.write_training(
+    common.write_training(
         output,
         ("tensorflow", "tf_keras", "tensorflow-model-optimization", "numpy"),
         seconds=seconds,
