@@ -100,11 +100,20 @@ def test_methods_stand_side_by_side_at_equal_multiply_adds(tmp_path, monkeypatch
 
 
 def test_a_run_that_is_there_is_not_made_again(tmp_path, monkeypatch, capsys):
+    run = {"task": "a", "config": "configs/a.yaml", "file": "model_float32.tflite", "seeds": [0, 1]}
+    runs = [run | {"point": point, "set": [f"target.{point}=1"]} for point in ("macs", "sparsity")]
+    (tmp_path / "runs.yaml").write_text(json.dumps(runs), encoding="utf-8")  # JSON is YAML
+    monkeypatch.setattr(campaign, "RUNS", tmp_path / "runs.yaml")
     monkeypatch.setattr(campaign, "RESULTS", tmp_path)
-    monkeypatch.setattr(campaign, "run", lambda *_: pytest.fail("ran"))
-    monkeypatch.setattr("sys.argv", ["campaign", "--task", "lenet5_mnist", "--seeds", "0"])
-    for point in ("least_weights", "least_macs"):
-        name = campaign.result_name("lenet5_mnist", "cnn_l1", point, 0)
-        (tmp_path / name).write_text(json.dumps({}), encoding="utf-8")
+    made = []
+    monkeypatch.setattr(campaign, "run", lambda entry, seed, path: made.append((path.name, seed)))
+    for point in ("macs", "sparsity"):
+        (tmp_path / campaign.result_name("a", "cnn_l1", point, 0)).write_text("{}")
+    monkeypatch.setattr("sys.argv", ["campaign", "--seeds", "0"])
     assert campaign.main() == 0
     assert capsys.readouterr().out == ""
+    monkeypatch.setattr("sys.argv", ["campaign", "--task", "a", "--point", "sparsity"])
+    campaign.main()
+    assert made == [("a__cnn_l1__sparsity__seed1.json", 1)]
+    command = "python -m cnn_l1.train --config configs/a.yaml --set target.sparsity=1 --set seed=1"
+    assert command in capsys.readouterr().out
