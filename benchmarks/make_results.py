@@ -147,6 +147,9 @@ def peers(results):
         lines += [
             f"## {task}: other tools at the same {'sparsity' if kind == 'sparsity' else 'cost'}",
             "",
+            "Float32 files; the same network, data, batch size and few epochs for all: see",
+            "[benchmarks/peers](../benchmarks/peers/README.md). One seed unless it says more.",
+            "",
             f"| {column} | " + " | ".join(METHODS[m] for m in methods) + " |",
             "|---|" + "---|" * len(methods),
         ]
@@ -155,6 +158,7 @@ def peers(results):
             lines.append(f"| {shown(size_of(point))} | " + " | ".join(cells) + " |")
         lines += ["", f"![accuracy against what is left](pictures/results_{task}_{kind}.svg)", ""]
         lines += overheads(task, methods, results)
+        lines += commands(task, methods)
     return lines
 
 
@@ -196,15 +200,27 @@ def overheads(task, methods, results):
     """What a training step under pruning takes, against one without, where it was timed."""
     lines = []
     for method in methods:
+        ratios = []
         for (a_task, a_method, _), some in results.items():
-            stages = some[0].get("seconds_per_step_by_stage")
-            if (a_task, a_method) == (task, method) and stages and "dense" in stages:
-                ratio = stages["pruning"]["cpu"] / stages["dense"]["cpu"]
-                lines = [
-                    f"A training step under {METHODS[method]}: {ratio:.2f} × one without it.",
-                    "",
-                ]
+            for result in some if (a_task, a_method) == (task, method) else ():
+                stages = result.get("seconds_per_step_by_stage", {})
+                if "dense" in stages:
+                    ratios.append(stages["pruning"]["cpu"] / stages["dense"]["cpu"])
+        if ratios:
+            ratio = statistics.median(ratios)
+            lines += [f"A training step under {METHODS[method]}: {ratio:.2f} × one without it.", ""]
     return lines
+
+
+def commands(task, methods):
+    """What makes the runs of a table that are not there."""
+    lines = []
+    for method in methods:
+        program = f"python -m benchmarks.peers.run --peer {method} --task {task}"
+        if method == METHOD:
+            program = f"python -m benchmarks.campaign --task {task}"
+        lines.append(f"    {program}")
+    return [*lines, ""]
 
 
 # What a picture sets accuracy against: title, label and figure of a result.
@@ -243,6 +259,7 @@ def draw(task, kind, methods, results):
     panels[0].set_ylabel("accuracy on the test split, %")
     panels[0].legend()
     pictures.save(figure, PICTURES / f"results_{task}_{kind}")
+    (PICTURES / f"results_{task}_{kind}.png").unlink()  # pages show the SVG
 
 
 if __name__ == "__main__":
