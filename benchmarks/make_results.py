@@ -59,7 +59,8 @@ def main():
 
 def page(results):
     """The page's text, from `read_results()`."""
-    return "\n".join([HEAD, *literature(results), *peers(results)]).rstrip() + "\n"
+    lines = [HEAD, *literature(results), *peers(results), *gains(results)]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def read_results():
@@ -194,6 +195,39 @@ def cell(results):
     file = results[0]["file"]
     size = file.get("stripped_bytes", file["bytes"])
     return f"{text}; {size / 1000:,.0f} kB, deflated {deflated_bytes(results[0]) / 1000:,.1f} kB"
+
+
+def gains(results):
+    """Tables of accuracy along the strength, of networks that have more weights than data asks."""
+    lines = []
+    for task in sorted({task for task, _, point in results if point.startswith("strength_")}):
+        lines += [
+            f"## {task}: what a penalty does for accuracy",
+            "",
+            "| strength | test accuracy | validation accuracy | parameters left | seeds |",
+            "|---|---|---|---|---|",
+        ]
+        found = {p: some for (t, _, p), some in results.items() if t == task}
+        for point in sorted(found, key=size_of):
+            some = found[point]
+            cells = [
+                f"{size_of(point):g}",
+                percent([r["file"]["accuracy"] for r in some]),
+                percent([r["validation_accuracy"] for r in some]),
+                percent([r["nonzero_parameters"] / r["parameters"] for r in some]),
+                ", ".join(str(r["seed"]) for r in some),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+        lines += ["", *commands(task, [METHOD])]
+    return lines
+
+
+def percent(fractions):
+    """Mean and spread in percent."""
+    text = f"{100 * statistics.mean(fractions):.2f}"
+    if len(fractions) > 1:
+        text += f" ± {100 * statistics.stdev(fractions):.2f}"
+    return text + "%"
 
 
 def overheads(task, methods, results):

@@ -99,6 +99,20 @@ def test_methods_stand_side_by_side_at_equal_multiply_adds(tmp_path, monkeypatch
     assert names == {"results_a_sparsity.svg", "results_a_macs.svg"}
 
 
+def test_accuracy_along_the_strength():
+    results = {
+        ("a", "cnn_l1", f"strength_{strength}"): [
+            result(seed, accuracy=accuracy + seed / 100, validation_accuracy=0.9) for seed in (0, 1)
+        ]
+        for strength, accuracy in (("1e-4", 0.95), ("0", 0.94))
+    }
+    page = make_results.page(results)
+    assert row_of(page, "0.0001") == [
+        "0.0001", "95.50 ± 0.71%", "90.00 ± 0.00%", "1.00 ± 0.00%", "0, 1",
+    ]  # fmt: skip
+    assert page.index("| 0 | 94.50") < page.index("| 0.0001 |")
+
+
 def test_a_run_that_is_there_is_not_made_again(tmp_path, monkeypatch, capsys):
     run = {"task": "a", "config": "configs/a.yaml", "file": "model_float32.tflite", "seeds": [0, 1]}
     runs = [run | {"point": point, "set": [f"target.{point}=1"]} for point in ("macs", "sparsity")]
