@@ -17,6 +17,8 @@ import sys
 
 import yaml
 
+from cnn_l1 import report
+
 RUNS = pathlib.Path("benchmarks/campaign.yaml")
 RESULTS = pathlib.Path("benchmarks/results")
 FOLDERS = pathlib.Path("saved_models/campaign")
@@ -53,7 +55,7 @@ def write_json(path, value):
     """Write a JSON file whole, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    report.write_json(partial, value)
     partial.replace(path)
 
 
@@ -77,8 +79,8 @@ def run(entry, seed, path):
         if done.returncode:
             print(f"{path.name}: exit status {done.returncode}; see {log.name}", flush=True)
             return False
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    result = result_of(report, entry, seed)
+    summary = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    result = result_of(summary, entry, seed)
     write_json(path, result)
     file = result["file"]
     print(
@@ -89,14 +91,14 @@ def run(entry, seed, path):
     return True
 
 
-def result_of(report, entry, seed):
+def result_of(summary, entry, seed):
     """What a result holds: the figures of one file, and where they came from."""
     name = entry["file"]
-    if f"shrunk/{name}" in report["files"]:
+    if f"shrunk/{name}" in summary["files"]:
         name = f"shrunk/{name}"
-    file = report["files"][name]
+    file = summary["files"][name]
     network = "shrunk" if name.startswith("shrunk/") else "sparse"
-    counts = report["shrunk_counts" if network == "shrunk" else "counts"]
+    counts = summary["shrunk_counts" if network == "shrunk" else "counts"]
     kept = (
         "accuracy", "accuracy_standard_error", "examples", "bytes", "deflated_bytes", "weights",
         "zeros", "macs",
@@ -109,17 +111,17 @@ def result_of(report, entry, seed):
         "settings": entry.get("set", []),
         "config": entry["config"],
         "command": shlex.join(command(entry, seed)),
-        "validation_accuracy": report["validation"][network]["accuracy"],
+        "validation_accuracy": summary["validation"][network]["accuracy"],
         "file": {"name": name} | {key: file[key] for key in kept},
-        "micro": report["micro"].get(name),
+        "micro": summary["micro"].get(name),
         "nonzero_parameters": counts["nonzero_parameters"],
-        "parameters": report["counts"]["parameters"],  # before anything was taken out
+        "parameters": summary["counts"]["parameters"],  # before anything was taken out
         "layers": [
             {key: layer[key] for key in ("layer", "weights", "zeros")} for layer in counts["layers"]
         ],
-        "seconds": report["seconds"],
+        "seconds": summary["seconds"],
         "cpu_cores": len(os.sched_getaffinity(0)),
-        "versions": report["versions"],
+        "versions": summary["versions"],
     }
 
 
