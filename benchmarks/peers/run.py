@@ -78,6 +78,7 @@ PEERS = {
                     {"begin_fraction": 0.35, "end_fraction": 0.7},
                 ),
                 "frequency_steps": (100, 400),
+                "learning_rate": (1e-3, 3e-3),
             },
         ),
         Peer(
@@ -93,6 +94,7 @@ PEERS = {
                     {"begin_fraction": 0.2, "end_fraction": 0.45},
                     {"begin_fraction": 0.35, "end_fraction": 0.6},
                 ),
+                "learning_rate": (1e-3, 3e-3),
             },
             points=MACS,
         ),
@@ -102,7 +104,10 @@ PEERS = {
             environment=None,
             dtype_policy=None,
             fixed={"steps_per_execution": 10},
-            choices={"l1_strength": (1e-4, 3e-5, 3e-4, 1e-3)},
+            choices={
+                "l1_strength": (1e-4, 3e-5, 3e-4, 1e-3),
+                "learning_rate": (1e-3, 3e-3),
+            },
             one_choice=False,
             points_at_once=True,
         ),
