@@ -20,10 +20,11 @@ PICTURES = pathlib.Path("docs/pictures")
 METHODS = {
     METHOD: "cnn_l1",
     "tfmot": "tensorflow-model-optimization",
+    "pquant": "PQuant",
     "torch_pruning": "Torch-Pruning",
     "keras_l1": "Keras' L1 and one threshold",
 }
-COLOURS = {METHOD: pictures.BLUE, "keras_l1": pictures.GREY}  # else orange
+COLOURS = {METHOD: pictures.BLUE, "keras_l1": pictures.GREY, "pquant": "#1b9e77"}  # else orange
 # Points that set what is left: how they begin, what a table's column is called, and its unit.
 KINDS = {
     "sparsity": ("zeros in kernels", lambda size: f"{size:.1%}"),

@@ -31,3 +31,33 @@ def write_training(folder, packages, **facts):
     facts |= {"cpu_cores": len(os.sched_getaffinity(0)), "versions": versions}
     text = json.dumps(facts, indent=2) + "\n"
     (folder / "training.json").write_text(text, encoding="utf-8")
+
+
+def uniform(kernels, sparsity):
+    """The same sparsity for every layer."""
+    return dict.fromkeys(kernels, sparsity)
+
+
+def lamp(kernels, sparsity):
+    """What one global threshold on each weight's share of the not smaller ones leaves."""
+    scores = []
+    for kernel in kernels.values():
+        squares = np.sort(np.square(kernel.astype("float64")).ravel())
+        scores.append(squares / np.cumsum(squares[::-1])[::-1])
+    every = np.concatenate(scores)
+    kept = round((1.0 - sparsity) * every.size)
+    threshold = np.partition(every, every.size - kept)[every.size - kept]
+    sparsities = (float(np.mean(some < threshold)) for some in scores)
+    return dict(zip(kernels, sparsities, strict=True))
+
+
+def one_threshold(kernels, sparsity):
+    """What one threshold on all weights' sizes leaves."""
+    every = np.concatenate([np.abs(kernel).ravel() for kernel in kernels.values()])
+    kept = round((1.0 - sparsity) * every.size)
+    threshold = np.partition(every, every.size - kept)[every.size - kept]
+    return {name: float(np.mean(np.abs(kernel) < threshold)) for name, kernel in kernels.items()}
+
+
+# A layer's sparsity by its name, from kernels by name and the sparsity of all of them.
+ALLOCATIONS = {"uniform": uniform, "lamp": lamp, "global": one_threshold}

@@ -2,8 +2,8 @@
 
     python -m benchmarks.peers.run --peer tfmot --task lenet5_mnist
 
-Settings are chosen on validation data, one after another, at a peer's first point; the choice is
-kept in `benchmarks/peers/selections/`, every result in `benchmarks/results/`.
+Settings are chosen on validation data, one after another, at the first task's first point; the
+choice is kept in `benchmarks/peers/selections/`, every result in `benchmarks/results/`.
 """
 
 import argparse
@@ -41,7 +41,7 @@ class Peer:
         fixed: Settings that stay as they are.
         choices: `{setting: values}` to choose from, in order; the first are the start.
             A value may be a dict, of several settings that go together.
-        one_choice: Whether the choice at the first point holds for all.
+        one_choice: Whether the choice at the first task's first point holds for all.
         points_at_once: Whether one training gives all points.
         points: What it is measured at.
     """
@@ -78,6 +78,23 @@ PEERS = {
                     {"begin_fraction": 0.35, "end_fraction": 0.7},
                 ),
                 "frequency_steps": (100, 400),
+                "learning_rate": (1e-3, 3e-3),
+            },
+        ),
+        Peer(
+            name="pquant",
+            module="benchmarks.peers.train_pquant",
+            environment="pquant",
+            dtype_policy="float32",
+            fixed={},
+            choices={
+                "allocation": ("lamp", "global", "uniform"),
+                "restart": ("end", "none"),
+                "interval": (
+                    {"begin_fraction": 0.2, "end_fraction": 0.625},
+                    {"begin_fraction": 0.35, "end_fraction": 0.7},
+                ),
+                "temperature": (1e-5, 1e-4),
                 "learning_rate": (1e-3, 3e-3),
             },
         ),
@@ -170,6 +187,9 @@ class Campaign:
 
     def choose(self, point):
         """The settings that validation accuracy favours, one setting after another."""
+        if self.peer.one_choice and self.task != TASKS[0]:
+            # As our own recipe, which was found on the first task and serves the others.
+            return dataclasses.replace(self, task=TASKS[0]).choose(point)
         at = self.peer.points[0] if self.peer.one_choice else point
         path = self.selections / f"{self.task}__{self.peer.name}__{at}.json"
         if path.is_file():

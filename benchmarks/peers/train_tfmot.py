@@ -17,7 +17,6 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 import time
 
-import numpy as np
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
@@ -61,7 +60,7 @@ def main():
 
     fit(compiled(network, 0), 0, begin)
     kernels = {name: network.get_layer(name).get_weights()[0] for name in common.LAYERS}
-    targets = ALLOCATIONS[settings["allocation"]](kernels, sparsity)
+    targets = common.ALLOCATIONS[settings["allocation"]](kernels, sparsity)
     pruned = compiled(prune(network, targets, settings, steps), begin)
     keep = BestSparse()
     update = tfmot.sparsity.keras.UpdatePruningStep()
@@ -116,27 +115,6 @@ class BestSparse(keras.callbacks.Callback):
         if logs["val_accuracy"] >= self.best:
             self.best, self.epoch = logs["val_accuracy"], epoch
             self.weights = self.model.get_weights()
-
-
-def uniform(kernels, sparsity):
-    """The same sparsity for every layer."""
-    return dict.fromkeys(kernels, sparsity)
-
-
-def lamp(kernels, sparsity):
-    """What one global threshold on each weight's share of the not smaller ones leaves."""
-    scores = []
-    for kernel in kernels.values():
-        squares = np.sort(np.square(kernel.astype("float64")).ravel())
-        scores.append(squares / np.cumsum(squares[::-1])[::-1])
-    every = np.concatenate(scores)
-    kept = round((1.0 - sparsity) * every.size)
-    threshold = np.partition(every, every.size - kept)[every.size - kept]
-    sparsities = (float(np.mean(some < threshold)) for some in scores)
-    return dict(zip(kernels, sparsities, strict=True))
-
-
-ALLOCATIONS = {"uniform": uniform, "lamp": lamp}
 
 
 if __name__ == "__main__":
