@@ -121,6 +121,22 @@ def step_times(keras):
     return StepTimes()
 
 
+def best_epoch(keras):
+    """A callback that keeps the weights of the best epoch; of equal ones the later."""
+
+    class BestEpoch(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.best, self.epoch, self.weights = -1.0, None, None
+
+        def on_epoch_end(self, epoch, logs=None):
+            if logs["val_accuracy"] >= self.best:
+                self.best, self.epoch = logs["val_accuracy"], epoch
+                self.weights = self.model.get_weights()
+
+    return BestEpoch()
+
+
 def seconds_per_step(times, steps_per_epoch):
     """Median of a stage's epochs, the first left out, which traces.
 

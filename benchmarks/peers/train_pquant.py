@@ -46,7 +46,7 @@ def main():
             jit_compile=False,
         )
     prune = Prune(config, common.ALLOCATIONS[settings["allocation"]])
-    stages, keep = {}, BestSparse()
+    stages, keep = {}, shared.best_epoch(keras)
 
     def fit(stage, model, first_epoch, last_epoch, *callbacks):
         times = shared.step_times(keras)
@@ -124,19 +124,6 @@ class Prune(PQuantCallback):
 class Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         print(f"epoch {epoch + 1}: {logs['val_accuracy']:.4f}", flush=True)
-
-
-class BestSparse(keras.callbacks.Callback):
-    """Keep the weights of the best epoch; of equal ones the later."""
-
-    def __init__(self):
-        super().__init__()
-        self.best, self.epoch, self.weights = -1.0, None, None
-
-    def on_epoch_end(self, epoch, logs=None):
-        if logs["val_accuracy"] >= self.best:
-            self.best, self.epoch = logs["val_accuracy"], epoch
-            self.weights = self.model.get_weights()
 
 
 def pruned_layers(model):

@@ -62,7 +62,7 @@ def main():
     kernels = {name: network.get_layer(name).get_weights()[0] for name in common.LAYERS}
     targets = common.ALLOCATIONS[settings["allocation"]](kernels, sparsity)
     pruned = compiled(prune(network, targets, settings, steps), begin)
-    keep = BestSparse()
+    keep = shared.best_epoch(keras)
     update = tfmot.sparsity.keras.UpdatePruningStep()
     fit(pruned, begin, end, update)
     fit(pruned, end, settings["epochs"], update, keep)
@@ -102,19 +102,6 @@ def prune(network, targets, settings, steps_per_epoch):
         return tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=schedule)
 
     return keras.models.clone_model(network, clone_function=wrapped)
-
-
-class BestSparse(keras.callbacks.Callback):
-    """Keep the weights of the best epoch; of equal ones the later."""
-
-    def __init__(self):
-        super().__init__()
-        self.best, self.epoch, self.weights = -1.0, None, None
-
-    def on_epoch_end(self, epoch, logs=None):
-        if logs["val_accuracy"] >= self.best:
-            self.best, self.epoch = logs["val_accuracy"], epoch
-            self.weights = self.model.get_weights()
 
 
 if __name__ == "__main__":
