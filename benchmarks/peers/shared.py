@@ -98,6 +98,19 @@ def cosine_segments(keras, settings, steps_per_epoch, first_epoch=0):
     return CosineSegments()
 
 
+def compile_model(keras, model, settings, steps_per_epoch, first_epoch=0, **options):
+    """Compile as all peers train: Adam under `cosine_segments`, crossentropy of logits."""
+    rate = cosine_segments(keras, settings, steps_per_epoch, first_epoch)
+    model.compile(
+        keras.optimizers.Adam(rate),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=False,
+        **options,
+    )
+    return model
+
+
 def step_times(keras):
     """A callback that times the training steps of each epoch, validation left out."""
 

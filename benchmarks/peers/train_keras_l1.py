@@ -23,13 +23,8 @@ def main():
         settings["seed"],
         regularizer=lambda: keras.regularizers.L1(settings["l1_strength"]),
     )
-    model.compile(
-        keras.optimizers.Adam(shared.cosine_segments(keras, settings, len(batches))),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        steps_per_execution=settings["steps_per_execution"],
-        jit_compile=False,
-    )
+    every = settings["steps_per_execution"]
+    shared.compile_model(keras, model, settings, len(batches), steps_per_execution=every)
     times = shared.step_times(keras)
     model.fit(
         batches,

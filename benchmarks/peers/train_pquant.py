@@ -39,12 +39,7 @@ def main():
     config = tool_config(settings, sparsity)
     model = pquant.add_compression_layers(network, config)
     for each in (model, network):
-        each.compile(
-            keras.optimizers.Adam(shared.cosine_segments(keras, settings, steps)),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            jit_compile=False,
-        )
+        shared.compile_model(keras, each, settings, steps)
     prune = Prune(config, common.ALLOCATIONS[settings["allocation"]])
     stages, keep = {}, shared.best_epoch(keras)
 
@@ -108,7 +103,7 @@ class Prune(PQuantCallback):
         self.layer_sparsities = {}
 
     def on_train_begin(self, logs=None):
-        pass
+        """Nothing: there are dense epochs, and the stages go on from call to call."""
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)

@@ -50,13 +50,7 @@ def main():
         stages[stage] = shared.seconds_per_step(times, steps)
 
     def compiled(model, first_epoch):
-        model.compile(
-            keras.optimizers.Adam(shared.cosine_segments(keras, settings, steps, first_epoch)),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            jit_compile=False,
-        )
-        return model
+        return shared.compile_model(keras, model, settings, steps, first_epoch)
 
     fit(compiled(network, 0), 0, begin)
     kernels = {name: network.get_layer(name).get_weights()[0] for name in common.LAYERS}
