@@ -6,13 +6,11 @@ import zlib
 
 import numpy as np
 
-from benchmarks.peers import common, shared
-from cnn_l1 import data, export, macs, measure, sparsity
+from cnn_l1 import data, export, macs, measure, models, settings, sparsity
 
 FILE = "model_float32.tflite"
 # Another converter and another interpreter, but float32 and the same network.
 LARGEST_DIFFERENCE = 1e-2
-PARAMETERS = 431_080  # of `lenet5`, before anything was taken out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,23 +41,35 @@ class Examples:
         partial.rename(path)
 
 
-def rebuild(folder):
-    """The network of the weights beside the file, as wide as they are."""
+def whole_network(examples):
+    """The task's network as it is before anything is taken out, without augmentation."""
+    config, about = examples.config, examples.dataset.about
+    plain = config.model_copy(update={"penalty": settings.PenaltyConfig(name="none")})
+    return models.build(plain, about.input_shape, len(about.class_names), augmentation=False)
+
+
+def rebuild(whole, folder):
+    """The network of the weights beside the file, as wide as they are.
+
+    Args:
+        whole: What `whole_network` gave.
+        folder: With `weights.npz`: `{"<layer>/<variable>": array}`, all of each layer.
+    """
     import keras
 
     with np.load(folder / "weights.npz") as arrays:
         weights = dict(arrays)
-    widths = [weights[f"{name}/bias"].size for name in common.LAYERS[:-1]]
-    model = shared.lenet5(keras, widths=widths)
-    for name in common.LAYERS:
-        model.get_layer(name).set_weights([weights[f"{name}/kernel"], weights[f"{name}/bias"]])
+    layout = whole.get_config()
+    for layer in layout["layers"]:
+        layer.pop("build_config", None)  # shapes of the whole network
+        kernel = weights.get(f"{layer['config']['name']}/kernel")
+        if kernel is not None:
+            layer["config"]["units" if kernel.ndim == 2 else "filters"] = kernel.shape[-1]
+    model = keras.Model.from_config(layout)
+    for layer in model.layers:
+        if layer.weights:
+            layer.set_weights([weights[f"{layer.name}/{v.name}"] for v in layer.weights])
     return model
-
-
-def export_missing(folder):
-    """Write the file of a tool that has none of its own, with our own exporter."""
-    if not (folder / FILE).is_file():
-        export.export_tflite(rebuild(folder), folder / FILE)
 
 
 def measure_folder(examples, folder, split):
@@ -71,8 +81,10 @@ def measure_folder(examples, folder, split):
     Raises:
         ExportError: If the file is not the network whose weights lie beside it.
     """
-    export_missing(folder)
-    model = rebuild(folder)
+    model = rebuild(whole_network(examples), folder)
+    if not (folder / FILE).is_file():
+        # Of a tool that has no exporter of its own.
+        export.export_tflite(model, folder / FILE)
     chosen = examples.dataset.validation if split == "validation" else examples.dataset.load_test()
     batches = list(chosen.evaluation_batches())
     reference = measure.predict(model, chosen)
@@ -108,7 +120,7 @@ def figures(examples, folder):
             "largest_difference": measured.max_difference,
         },
         "nonzero_parameters": counts.nonzero_parameters,
-        "parameters": PARAMETERS,
+        "parameters": sparsity.count(whole_network(examples)).parameters,
         "layers": [
             {"layer": c.layer, "weights": c.weights, "nonzero": c.nonzero} for c in counts.layers
         ],

@@ -13,6 +13,7 @@ epoch by validation accuracy behind the pruning is kept. Of `settings`:
 import copy
 import math
 import time
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ def main():
     torch.manual_seed(settings["seed"])
     (point,) = settings["points"]
     data = {name: torch.from_numpy(values) for name, values in arrays.items()}
-    network = LeNet5()
+    network = NETWORKS[settings["task"].split("_")[0]]()
     steps = len(data["train_labels"]) // settings["batch_size"]
     dense = count_macs(network)
     target = int(point.removeprefix("macs_"))
@@ -67,6 +68,11 @@ def main():
 class LeNet5(nn.Module):
     """The network of the builder `lenet5`, with Keras' default initialization."""
 
+    last = "dense_2"
+    positions = MappingProxyType({"conv_1": 24 * 24, "conv_2": 8 * 8, "dense_1": 1, "dense_2": 1})
+    # Behind what is flattened, channels first here and last in Keras: how many positions.
+    flattened = MappingProxyType({"dense_1": 4 * 4})
+
     def __init__(self):
         super().__init__()
         self.conv_1, self.conv_2 = nn.Conv2d(1, 20, 5), nn.Conv2d(20, 50, 5)
@@ -79,6 +85,62 @@ class LeNet5(nn.Module):
         x = nn.functional.max_pool2d(torch.relu(self.conv_1(x)), 2)
         x = nn.functional.max_pool2d(torch.relu(self.conv_2(x)), 2)
         return self.dense_2(torch.relu(self.dense_1(torch.flatten(x, 1))))
+
+
+class ResNet8(nn.Module):
+    """The network of the builder `resnet8`; batch normalization with Keras' constants."""
+
+    last = "dense"
+    positions = MappingProxyType(
+        {"conv": 32 * 32, "dense": 1}
+        | {f"stack_1_conv_{number}": 32 * 32 for number in (1, 2)}
+        | {f"stack_2_{name}": 16 * 16 for name in ("conv_1", "conv_2", "shortcut")}
+        | {f"stack_3_{name}": 8 * 8 for name in ("conv_1", "conv_2", "shortcut")}
+    )
+    flattened = MappingProxyType({})
+
+    def __init__(self):
+        super().__init__()
+        self.add_convolution("conv", 3, 16)
+        for stack, (before, channels) in enumerate(((16, 16), (16, 32), (32, 64)), start=1):
+            strides = 1 if stack == 1 else 2
+            self.add_convolution(f"stack_{stack}_conv_1", before, channels, strides)
+            self.add_convolution(f"stack_{stack}_conv_2", channels, channels)
+            if strides != 1:
+                name = f"stack_{stack}_shortcut"
+                self.add_convolution(name, before, channels, strides, size=1, norm=False)
+        self.dense = nn.Linear(64, 10)
+        nn.init.xavier_uniform_(self.dense.weight)
+        nn.init.zeros_(self.dense.bias)
+
+    def add_convolution(self, name, before, channels, strides=1, size=3, norm=True):
+        layer = nn.Conv2d(before, channels, size, strides, padding=size // 2 if strides == 1 else 0)
+        # Keras' `he_normal`: of the variance 2 / fan-in, cut at two deviations.
+        deviation = math.sqrt(2 / (before * size * size)) / 0.87962566103423978
+        nn.init.trunc_normal_(layer.weight, 0.0, deviation, -2 * deviation, 2 * deviation)
+        nn.init.zeros_(layer.bias)
+        self.add_module(name, layer)
+        if norm:
+            self.add_module(f"{name}_norm", nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01))
+
+    def block(self, name, x):
+        layer = self.get_submodule(name)
+        if layer.stride != (1, 1):
+            x = nn.functional.pad(x, (0, 1, 0, 1))  # as Keras pads an even size
+        return self.get_submodule(f"{name}_norm")(layer(x))
+
+    def forward(self, x):
+        x = torch.relu(self.block("conv", x))
+        for stack in (1, 2, 3):
+            y = torch.relu(self.block(f"stack_{stack}_conv_1", x))
+            y = self.block(f"stack_{stack}_conv_2", y)
+            if stack > 1:
+                x = self.get_submodule(f"stack_{stack}_shortcut")(x)
+            x = torch.relu(x + y)
+        return self.dense(torch.flatten(nn.functional.avg_pool2d(x, 8), 1))
+
+
+NETWORKS = {"lenet5": LeNet5, "resnet8": ResNet8}
 
 
 def new_optimizer(network, settings):
@@ -119,12 +181,12 @@ def augment(images, augmentation):
     most = augmentation.get("shift_pixels") or 0
     if most:
         count, _, rows, cols = images.shape
-        padded = nn.functional.pad(images, [most] * 4)
+        padded = nn.functional.pad(images, [most] * 4).permute(0, 2, 3, 1)
         # As Keras rounds a uniform shift: whole pixels, the outer ones half as often.
         offsets = (torch.rand(2, count, 1) * 2 * most).round().long()
-        down = (offsets[0] + torch.arange(rows))[:, None, :, None]
-        right = (offsets[1] + torch.arange(cols))[:, None, None, :]
-        images = padded[torch.arange(count)[:, None, None, None], 0, down, right]
+        down = (offsets[0] + torch.arange(rows))[:, :, None]
+        right = (offsets[1] + torch.arange(cols))[:, None, :]
+        images = padded[torch.arange(count)[:, None, None], down, right].permute(0, 3, 1, 2)
     if augmentation.get("flip"):
         flipped = torch.rand(len(images), 1, 1, 1) < 0.5
         images = torch.where(flipped, images.flip(3), images)
@@ -145,10 +207,11 @@ def validate(network, data):
 
 
 def count_macs(network):
-    """Multiply-adds by the layers' shapes, at 24x24 and 8x8 positions."""
-    sizes = {name: value.numel() for name, value in network.named_parameters()}
-    positions = {"conv_1": 576, "conv_2": 64, "dense_1": 1, "dense_2": 1}
-    return sum(count * sizes[f"{name}.weight"] for name, count in positions.items())
+    """Multiply-adds by the layers' shapes."""
+    return sum(
+        count * network.get_submodule(name).weight.numel()
+        for name, count in network.positions.items()
+    )
 
 
 def prune(network, limit, importance, data):
@@ -169,7 +232,7 @@ def prune(network, limit, importance, data):
         pruning_ratio=1.0,
         max_pruning_ratio=0.95,
         iterative_steps=FINEST_STEPS,
-        ignored_layers=[network.dense_2],
+        ignored_layers=[network.get_submodule(network.last)],
     )
     for _ in range(FINEST_STEPS):
         if count_macs(network) <= limit:
@@ -180,21 +243,23 @@ def prune(network, limit, importance, data):
 
 
 def keras_weights(network):
-    """`{"<layer>/kernel": array, …}` in Keras' order of axes."""
+    """`{"<layer>/<variable>": array, …}` with Keras' names and order of axes."""
     found = {}
-    for name in common.LAYERS:
-        layer = getattr(network, name)
+    for name, layer in network.named_children():
         weight = layer.weight.detach().numpy()
+        bias = layer.bias.detach().numpy()
+        if isinstance(layer, nn.BatchNorm2d):
+            found |= {f"{name}/gamma": weight, f"{name}/beta": bias}
+            found[f"{name}/moving_mean"] = layer.running_mean.numpy()
+            found[f"{name}/moving_variance"] = layer.running_var.numpy()
+            continue
         if weight.ndim == 4:
             weight = weight.transpose(2, 3, 1, 0)
         else:
-            if name == "dense_1":
-                # Flattened channels first here, channels last in Keras.
-                channels = network.conv_2.out_channels
-                shape = (len(weight), channels, 4, 4)
-                weight = weight.reshape(shape).transpose(0, 2, 3, 1).reshape(len(weight), -1)
-            weight = weight.T
-        found |= {f"{name}/kernel": weight, f"{name}/bias": layer.bias.detach().numpy()}
+            positions = network.flattened.get(name, 1)
+            weight = weight.reshape(len(weight), -1, positions).transpose(0, 2, 1)
+            weight = weight.reshape(len(weight), -1).T
+        found |= {f"{name}/kernel": weight, f"{name}/bias": bias}
     return found
 
 
