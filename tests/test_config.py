@@ -527,7 +527,7 @@ def test_learning_rate_left_out_is_the_optimizers(name, write):
     keras = pytest.importorskip("keras")
     classes = {n.lower(): c for n, c in vars(keras.optimizers).items() if inspect.isclass(c)}
     keras_default = inspect.signature(classes[name]).parameters["learning_rate"].default
-    expected = 0.1 if name == "sgd" else keras_default
+    expected = {"sgd": 0.1, "adam": 3e-3}.get(name, keras_default)
     path = write("name: short\n")
     for overrides in ([], ["optimizer.learning_rate=null"]):
         config = configs.load(path, [f"optimizer.name={name}", *overrides])
@@ -539,7 +539,7 @@ def test_learning_rate_left_out_is_the_optimizers(name, write):
 
 
 def test_learning_rate_by_default():
-    assert OptimizerConfig().learning_rate == 1e-3
+    assert OptimizerConfig().learning_rate == 3e-3
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZER_SETTINGS))
