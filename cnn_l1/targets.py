@@ -564,14 +564,21 @@ class _ChannelGoal(_Goal):
         return list(values.values())
 
     def _chosen(self, sizes):
-        """Which channels go: the smallest, so that `macs` is met from below if it can be."""
+        """Which channels go, so that `macs` is met from below if it can be.
+
+        The smallest by `relative size / √multiply-adds that go with it`: a price on each
+        multiply-add would remove those first. By size alone whole layers of cheap units
+        would go before one dear filter does.
+        """
         gone = [size == 0 for size in sizes]
         candidates = []
         for number, size in enumerate(sizes):
             # In units of their space: weights that read many inputs are smaller.
             relative = size / max(size.max(), 1e-30)
             order = np.argsort(relative, kind="stable")[:-1]  # the largest stays
-            candidates += [(relative[c], number, int(c)) for c in order if size[c] > 0]
+            order = [int(channel) for channel in order if size[channel] > 0]
+            saved = self._saved_by_one(gone, number, order)
+            candidates += [(relative[c] / math.sqrt(max(saved, 1)), number, c) for c in order]
         candidates.sort()
 
         def left(chosen):
@@ -599,6 +606,14 @@ class _ChannelGoal(_Goal):
             elif macs > best[0]:
                 best = macs, trial
         return best[1]
+
+    def _saved_by_one(self, gone, number, channels):
+        """Multiply-adds that go with one of a space's channels, which are all alike."""
+        if not channels:
+            return 0
+        trial = [some.copy() for some in gone]
+        trial[number][channels[0]] = True
+        return self.costs.macs(self.spaces, gone) - self.costs.macs(self.spaces, trial)
 
     def missed(self):
         left = plan_shrink(self.model).macs_after

@@ -361,6 +361,33 @@ def test_the_channels_that_go_are_the_smallest_of_their_layer():
     np.testing.assert_array_equal(np.array(kernel).any(axis=0), sizes > 4)
 
 
+def test_a_dear_filter_goes_before_many_cheap_units():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(4, 3, name="dear"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(30, name="cheap"),
+            keras.layers.Dense(5),
+        ]
+    )
+    attach_groups(model, 1e-3)
+    filters, units = np.array([1.0, 0.5, 0.9, 0.8]), np.linspace(0.3, 1.0, 30)
+    model.get_layer("dear").kernel.assign(np.ones((3, 3, 1, 4)) * filters)
+    model.get_layer("cheap").kernel.assign(np.ones((144, 30)) * units)
+    model.compile(Proximal(keras.optimizers.SGD(0.0)), "mse")
+    # A filter has 36 · 9 multiply-adds and 36 · 30 behind it, a unit 144 and 5. In the units of
+    # the largest, the second filter's 0.5 / √1404 is less than the first unit's 0.3 / √149.
+    wanted = plan_shrink(model).macs_before - 1404
+    images, outputs = np.ones((4, 8, 8, 1)), np.ones((4, 5))
+    target = TargetSparsity(macs=wanted, by_epochs=1)
+    model.fit(images, outputs, verbose=0, callbacks=[target])
+    assert plan_shrink(model).macs_after == wanted
+    kept = np.array(model.get_layer("dear").kernel).any(axis=(0, 1, 2))
+    np.testing.assert_array_equal(kept, filters != 0.5)
+    assert np.array(model.get_layer("cheap").kernel).any(axis=0).all()
+
+
 # --- Errors ----------------------------------------------------------------------
 
 
