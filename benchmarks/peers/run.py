@@ -95,7 +95,7 @@ PEERS = {
                 "temperature": 1e-5,
                 "learning_rate": 3e-3,
             },
-            choices={"allocation": ("lamp", "uniform")},
+            choices={"allocation": ("lamp",)},
         ),
         Peer(
             name="torch_pruning",
