@@ -576,9 +576,9 @@ class _ChannelGoal(_Goal):
             # In units of their space: weights that read many inputs are smaller.
             relative = size / max(size.max(), 1e-30)
             order = np.argsort(relative, kind="stable")[:-1]  # the largest stays
-            order = [int(channel) for channel in order if size[channel] > 0]
-            saved = self._saved_by_one(gone, number, order)
-            candidates += [(relative[c] / math.sqrt(max(saved, 1)), number, c) for c in order]
+            there = [int(channel) for channel in order if size[channel] > 0]
+            saved = self._saved_by_one(gone, number, there)
+            candidates += [(relative[c] / math.sqrt(max(saved, 1)), number, c) for c in there]
         candidates.sort()
 
         def left(chosen):
