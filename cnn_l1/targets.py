@@ -65,7 +65,8 @@ class TargetSparsity(keras.callbacks.Callback):
     strength brings them back. So with `macs` any miss beyond `tolerance` is undone.)
 
     **Deadline.** Behind the last update of epoch `by_epochs`, the smallest of what is
-    left is zeroed until the target is met, `hold_zeros` becomes 1 and the strength 0:
+    left is zeroed until the target is met (with `macs`, the smallest for the root of the
+    multiply-adds that go with it), `hold_zeros` becomes 1 and the strength 0:
     the epochs that follow fine-tune, and the zeros stay as many as they are. If too
     many weights are zero at the last check before the deadline, the strength is 0 from
     there, so that weights come back and the largest of them stay; those that became zero

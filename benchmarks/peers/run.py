@@ -45,7 +45,7 @@ class Peer:
             A value may be a dict, of several settings that go together.
         one_choice: Whether the choice at the first task's first point holds for all.
         points_at_once: Whether one training gives all points.
-        points: What it is measured at, by task; the first task is where settings are chosen.
+        points: What it is measured at, by task.
     """
 
     name: str

@@ -41,9 +41,7 @@ def _prefetched(batches):
     return batches.prefetch(2).with_options(options)
 
 
-def lenet5(
-    keras, augmentation=None, seed=0, batch_size=None, regularizer=None, widths=(20, 50, 500)
-):
+def lenet5(keras, augmentation=None, seed=0, batch_size=None, regularizer=None):
     """The network of the builder `lenet5`, from raw pixels to logits.
 
     Args:
@@ -52,7 +50,6 @@ def lenet5(
         seed: Of the augmentation.
         batch_size: Fixed size of the batch axis. Default: open.
         regularizer: Makes each kernel's regularizer. Default: none.
-        widths: Channels of the hidden layers.
     """
     layers = keras.layers
     made = regularizer or (lambda: None)
@@ -67,12 +64,12 @@ def lenet5(
     if augmentation.get("flip"):
         x = layers.RandomFlip("horizontal", seed=seed + 2, name="flip")(x)
     x = layers.Rescaling(1.0 / 255.0, name="rescale")(x)
-    x = layers.Conv2D(widths[0], 5, activation="relu", kernel_regularizer=made(), name="conv_1")(x)
+    x = layers.Conv2D(20, 5, activation="relu", kernel_regularizer=made(), name="conv_1")(x)
     x = layers.MaxPooling2D(2, name="pool_1")(x)
-    x = layers.Conv2D(widths[1], 5, activation="relu", kernel_regularizer=made(), name="conv_2")(x)
+    x = layers.Conv2D(50, 5, activation="relu", kernel_regularizer=made(), name="conv_2")(x)
     x = layers.MaxPooling2D(2, name="pool_2")(x)
     x = layers.Flatten(name="flatten")(x)
-    x = layers.Dense(widths[2], activation="relu", kernel_regularizer=made(), name="dense_1")(x)
+    x = layers.Dense(500, activation="relu", kernel_regularizer=made(), name="dense_1")(x)
     x = layers.Dense(CLASSES, kernel_regularizer=made(), name="dense_2")(x)
     x = layers.Activation("linear", dtype="float32", name="logits")(x)
     return keras.Model(inputs, x, name="lenet5")
