@@ -6,6 +6,7 @@ deadline it zeroes the few smallest weights that are still missing, holds all ze
 takes the penalty away.
 """
 
+import dataclasses
 import fnmatch
 import math
 import warnings
@@ -24,7 +25,7 @@ from cnn_l1.callbacks import (
 )
 from cnn_l1.costs import ChannelCosts
 from cnn_l1.optimizers import Proximal
-from cnn_l1.penalties import Penalty
+from cnn_l1.penalties import Penalty, is_kernel
 from cnn_l1.shrink import plan_shrink
 
 # Gains in nats of strength for a deviation of one nat of odds. The first is over the
@@ -37,6 +38,7 @@ FARTHEST = math.log(1e7)  # from the strength at the start
 RETREAT = math.log(2.0)
 DESTROYED = 0.75  # of what the target leaves
 TOO_SOON = 0.5  # of the target, ahead of the path
+CHANNELS_TOO_SOON = 0.1
 PATH_ENDS = 0.85  # of the way: weights take time to follow
 # The path ends with this much more left than the target, for the cut at the deadline.
 MARGIN = 0.02
@@ -53,20 +55,29 @@ class TargetSparsity(keras.callbacks.Callback):
     `t` of the way to the deadline: `s + (s₀ − s) · (1 − t / 0.85)³`, then `s` (Zhu and
     Gupta, To prune, or not to prune, 2017, eq. 1).
 
+    **Channels.** With `macs`, each check takes out what the path asks for and the penalty
+    has not zeroed; zeros are held from the first cut on, and behind 0.85 of the way
+    nothing is missing any more. Those go whose part of their layer is the least at its
+    price: a channel's square over the squares of those that are no smaller (LAMP: Lee et
+    al., Layer-adaptive sparsity for the magnitude-based pruning, 2021), divided by the
+    root of the multiply-adds that go with it. The penalty makes channels small and is not
+    to choose among them, for its prices are those of the whole network: each check that
+    finds channels zeroed by it halves its strength.
+
     **Control.** With `e = logit(path) − logit(what is zero now)`, each check moves
 
         log strength_scale ← log strength_scale + 16 · e · Δt + Δe
 
-    by at most 40 nats over the whole way. In these units networks answer much alike.
-    A strength far too high is not waited for: where half the target more is zero than
-    the path says, a quarter less is left than the target leaves, or a layer has become
-    all zero ahead of the path, the trainable weights of the last good check come back
-    and the strength is halved. (Units of zeros behind a ReLU have no gradient: no
-    strength brings them back. So with `macs` any miss beyond `tolerance` is undone.)
+    by at most 40 nats over the whole way (not with `macs`). In these units networks
+    answer much alike. A strength far too high is not waited for:
+    where half the target more is zero than the path says (with `macs` a tenth), a quarter
+    less is left than the target leaves, or a layer has become all zero ahead of the path,
+    the trainable weights of the last good check come back and the strength is halved.
+    (Units of zeros behind a ReLU have no gradient: no strength brings them back. So with
+    `macs` any miss beyond `tolerance` is undone.)
 
     **Deadline.** Behind the last update of epoch `by_epochs`, the smallest of what is
-    left is zeroed until the target is met (with `macs`, the smallest for the root of the
-    multiply-adds that go with it), `hold_zeros` becomes 1 and the strength 0:
+    left is zeroed until the target is met, `hold_zeros` becomes 1 and the strength 0:
     the epochs that follow fine-tune, and the zeros stay as many as they are. If too
     many weights are zero at the last check before the deadline, the strength is 0 from
     there, so that weights come back and the largest of them stay; those that became zero
@@ -233,7 +244,7 @@ class TargetSparsity(keras.callbacks.Callback):
             self._freeze()
             return
         optimizer = wrapped_optimizer(self.model, Proximal, type(self).__name__)
-        if float(ops.convert_to_numpy(optimizer.hold_zeros)) > 0:
+        if self.macs is None and float(ops.convert_to_numpy(optimizer.hold_zeros)) > 0:
             raise ValueError(
                 "TargetSparsity expects that zeros may come back until its deadline. "
                 f"Received: hold_zeros=1 in epoch {epoch + 1} of by_epochs={self.by_epochs}"
@@ -265,6 +276,8 @@ class TargetSparsity(keras.callbacks.Callback):
                 goal.move(-RETREAT)
             self._interval = 1
             return
+        for goal in self._goals:
+            goal.keep_pace(progress)
         self._remember()
         for goal in self._goals:
             goal.steer(progress, elapsed)
@@ -330,7 +343,7 @@ class _Goal:
 
     name = ""
     level = 0.0
-    least = DESTROYED
+    least, soon = DESTROYED, TOO_SOON
     empty: frozenset = frozenset()
 
     def __init__(self, optimizer, target):
@@ -352,6 +365,7 @@ class _Goal:
         return self.aim + (self.start - self.aim) * left**3
 
     def steer(self, progress, elapsed):
+        """Move the strength, with the fractions of the way done and since the last time."""
         deviation = self._odds(self.path(progress)) - self._odds(self.level)
         deviation = min(max(deviation, -LARGEST_DEVIATION), LARGEST_DEVIATION)
         change = 0.0 if self.deviation is None else deviation - self.deviation
@@ -377,13 +391,16 @@ class _Goal:
         """Whether there is so little left that the weights before must come back."""
         path = self.path(progress)
         too_little = 1.0 - self.level < self.least * (1.0 - max(self.target, self.start))
-        too_soon = self.level > path + TOO_SOON * self.target
+        too_soon = self.level > path + self.soon * self.target
         newly_empty = self.level > path and bool(self.empty - self.remembered_empty)
         return too_little or too_soon or newly_empty
 
     def is_above(self):
         """Whether more is exactly zero than the target asks for, and may come back."""
         return False
+
+    def keep_pace(self, progress):
+        """Zero what the path asks for and the penalty has not brought; by default nothing."""
 
     def measure(self):
         """Set `level` and `empty`."""
@@ -497,6 +514,8 @@ class _LayerGoal(_WeightGoal):
 class _ChannelGoal(_Goal):
     """Multiply-adds of what is left once channels of zeros are removed."""
 
+    soon = CHANNELS_TOO_SOON
+
     def __init__(self, model, optimizer, macs, threshold, tolerance):
         self.model = model
         self.macs = macs
@@ -556,30 +575,70 @@ class _ChannelGoal(_Goal):
             found.append(np.sqrt(squares / sizes))
         return found
 
+    def begin(self):
+        super().begin()
+        self.left_before, self.taken = self.left, False
+
+    def steer(self, progress, elapsed):
+        if self.taken:
+            self.move(-RETREAT)
+
+    def keep_pace(self, progress):
+        self.taken = self.left < self.left_before
+        # Where the path ends, the whole of it: there is time to learn around the last ones.
+        ends = progress >= PATH_ENDS
+        macs = self.macs if ends else (1.0 - self.path(progress)) * self.total
+        if self.left > macs:
+            self._cut_now(macs, exactly=ends)
+            # Not to be undone, where whole channels come no nearer.
+            self.least = min(self.least, (1.0 - 1e-6) * self.left / self.macs)
+        self.left_before = self.left
+
+    def _cut_now(self, macs, exactly):
+        for variable, value in self._without(macs, exactly):
+            variable.assign(value)
+        # Momentum would bring them back.
+        self.optimizer.hold_zeros.assign(1.0)
+        self.measure()
+
     def cut(self, before):
+        return self._without(self.macs, exactly=True)
+
+    def _without(self, macs, exactly):
+        """`(variable, new value)` pairs that take channels out, down to `macs`."""
         values = self._values()
-        sizes = self._channel_sizes(values)
-        gone = self._chosen(sizes)
+        gone = self._chosen(values, macs, exactly)
         for space, channels in zip(self.spaces, gone, strict=True):
             zero_channels(space, channels, lambda variable: values[id(variable)][1])
         return list(values.values())
 
-    def _chosen(self, sizes):
-        """Which channels go, so that `macs` is met from below if it can be.
+    def _chosen(self, values, macs, exactly):
+        """Which channels go, so that `macs` is met: those of the least part at their price.
 
-        The smallest by `relative size / √multiply-adds that go with it`: a price on each
-        multiply-add would remove those first. By size alone whole layers of cheap units
-        would go before one dear filter does.
+        A channel's part in a kernel is its square over the squares of those that are no
+        smaller (LAMP: Lee et al., Layer-adaptive sparsity for the magnitude-based pruning,
+        2021), so that a layer with few left gives none for cheap. Where several layers end
+        in one space, as around an addition, it has as many parts. The price is the root of
+        the multiply-adds that go with it. Without one, whole layers of cheap units would go
+        before a dear filter does; at all of them LeNet-5 is no better, and its file seven
+        times as large, for dense units cost next to nothing.
+
+        Args:
+            values: `{id of a variable: (variable, its value)}`.
+            macs: What may be left.
+            exactly: Whether to end just below it, by cheaper channels in place of one that
+                costs too much. Otherwise the cut stops above.
         """
-        gone = [size == 0 for size in sizes]
+        gone = [size == 0 for size in self._channel_sizes(values)]
         candidates = []
-        for number, size in enumerate(sizes):
-            # In units of their space: weights that read many inputs are smaller.
-            relative = size / max(size.max(), 1e-30)
-            order = np.argsort(relative, kind="stable")[:-1]  # the largest stays
-            there = [int(channel) for channel in order if size[channel] > 0]
-            saved = self._saved_by_one(gone, number, there)
-            candidates += [(relative[c] / math.sqrt(max(saved, 1)), number, c) for c in there]
+        for number, space in enumerate(self.spaces):
+            shares, kernels = self._shares(space, gone[number], values)
+            order = np.argsort(-shares, kind="stable")
+            order = order[~gone[number][order]]
+            parts = kernels * shares[order] / np.maximum(np.cumsum(shares[order]), 1e-300)
+            smaller = list(zip(parts[1:], order[1:].tolist(), strict=True))  # the largest stays
+            price = math.sqrt(max(self._saved_by_one(gone, number, order[1:]), 1))
+            candidates += [(part / price, number, channel) for part, channel in smaller]
         candidates.sort()
 
         def left(chosen):
@@ -591,26 +650,45 @@ class _ChannelGoal(_Goal):
         low, high = 0, len(candidates)
         while low < high:
             middle = (low + high) // 2
-            if left(candidates[:middle])[0] <= self.macs:
+            if left(candidates[:middle])[0] <= macs:
                 high = middle
             else:
                 low = middle + 1
-        best = left(candidates[:low])
         chosen = candidates[: max(low - 1, 0)]
+        if not exactly:
+            return left(chosen)[1]
+        best = left(candidates[:low])
         # The channel that crosses the target may cost too much: try those behind it.
         for candidate in candidates[low:]:
-            if best[0] >= (1.0 - self.tolerance) * self.macs:
+            if best[0] >= (1.0 - self.tolerance) * macs:
                 break
-            macs, trial = left([*chosen, candidate])
-            if macs > self.macs:
+            found, trial = left([*chosen, candidate])
+            if found > macs:
                 chosen.append(candidate)
-            elif macs > best[0]:
-                best = macs, trial
+            elif found > best[0]:
+                best = found, trial
         return best[1]
+
+    def _shares(self, space, gone, values):
+        """Each channel's share of the squares of its kernels, added up, and how many they are.
+
+        Batch-norm scales have a share as a kernel has: behind a kernel they are its size.
+        """
+        shares, kernels = np.zeros(space.size), 0
+        for member in space.members:
+            if member.variable.name in ("bias", "beta"):
+                continue
+            squares, _ = channel_squares(
+                dataclasses.replace(space, members=(member,)), lambda v: values[id(v)][1]
+            )
+            squares[gone] = 0.0
+            shares += squares / max(squares.sum(), 1e-300)
+            kernels += is_kernel(member.variable)
+        return shares, max(kernels, 1)
 
     def _saved_by_one(self, gone, number, channels):
         """Multiply-adds that go with one of a space's channels, which are all alike."""
-        if not channels:
+        if not len(channels):
             return 0
         trial = [some.copy() for some in gone]
         trial[number][channels[0]] = True
