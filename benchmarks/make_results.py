@@ -100,8 +100,29 @@ def literature(results):
             "",
             f"    {command}",
             "",
+            *at_length(row, results),
         ]
     return [*lines, "", "An aim is met by the mean over the seeds.", "", *notes]
+
+
+def at_length(row, results):
+    """What other tools have at a row of the table: as many epochs, and as many weights left."""
+    lines = []
+    for method in METHODS:
+        some = results.get((row["task"], method, row["point"]), [])
+        if not some or method == METHOD:
+            continue
+        figures = "; ".join(shown_figure(name, some) for name in row["aim"])
+        seeds = ", ".join(str(result["seed"]) for result in some)
+        some_command = some[0]["command"].replace(f"--seeds {some[0]['seed']}", "--seeds SEED")
+        lines += [
+            f"{METHODS[method]} in as many epochs, {some[0]['settings']['epochs']}, and steered to "
+            f"as many weights: {figures} (seed {seeds}).",
+            "",
+            f"    {some_command}",
+            "",
+        ]
+    return lines
 
 
 def mean(name, results):
@@ -149,7 +170,7 @@ def peers(results):
         lines += [
             f"## {task}: other tools at the same {'sparsity' if kind == 'sparsity' else 'cost'}",
             "",
-            "Float32 files; the same network, data, batch size and few epochs for all: see",
+            "Float32 files; the same network, data, batch size and 16 epochs for all: see",
             "[benchmarks/peers](../benchmarks/peers/README.md). One seed unless it says more.",
             "",
             f"| {column} | " + " | ".join(METHODS[m] for m in methods) + " |",

@@ -5,8 +5,9 @@ import types
 import numpy as np
 import pytest
 
-from benchmarks.peers import common, measuring
-from cnn_l1 import config
+from benchmarks import campaign
+from benchmarks.peers import common, measuring, run
+from cnn_l1 import config, models, sparsity
 
 KERNELS = {
     "wide": np.linspace(-3.0, 3.0, 60).reshape(10, 6),
@@ -40,6 +41,26 @@ def test_lamp_is_its_definition():
             assert found[name] == np.mean(np.array(some) < every[gone])
     # The largest weight of a layer scores 1: no layer is emptied, however small it is.
     assert common.lamp(kernels, 3 / 5) == {"a": 2 / 3, "b": 1 / 2}
+
+
+def test_at_length_a_tool_has_our_epochs_and_as_many_weights_as_we_have_left(tmp_path):
+    for seed, left in enumerate((3900, 4000, 4010)):
+        name = campaign.result_name("lenet5_fashion_mnist", "cnn_l1", run.AT_LENGTH, seed)
+        campaign.write_json(tmp_path / name, {"nonzero_parameters": left})
+    peer = run.PEERS["tfmot"]
+    this = run.Campaign(peer, "lenet5_fashion_mnist", tmp_path, tmp_path, tmp_path)
+    choice = {"interval": {"begin_fraction": 0.2, "end_fraction": 0.6}, "restart": "end"}
+    settings = this.settings(run.AT_LENGTH, 1, choice)
+    ours = config.load(run.ROOT / "configs" / "lenet5_fashion_mnist.yaml", [])
+    epochs = ours.training.epochs + ours.shrink.fine_tuning_epochs
+    assert settings["epochs"] == epochs == 75
+    assert (settings["begin_epochs"], settings["restart_epochs"]) == (15, [45])
+    network = models.build(ours, (28, 28, 1), 10)
+    kernels = sparsity.count(network).weights
+    biases = network.count_params() - kernels
+    # 3,970 on average; to a fraction of five digits.
+    assert (1 - settings["sparsity"]) * kernels + biases == pytest.approx(3970, abs=3)
+    assert this.settings("sparsity_0.98", 1, choice)["epochs"] == 16
 
 
 @pytest.mark.parametrize("name", ["lenet5", "resnet8"])

@@ -60,6 +60,17 @@ def test_mean_spread_and_whether_an_aim_is_met(accuracies, left, met):
     assert "seed=SEED" in page
 
 
+def test_other_tools_at_a_rows_length_stand_below_it():
+    ours = [result(0)]
+    command = "python -m benchmarks.peers.run --points least_weights --seeds 0"
+    theirs = [result(0, accuracy=0.97, command=command, settings={"epochs": 80})]
+    keys = [("lenet_300_100_mnist", name, "least_weights") for name in ("cnn_l1", "tfmot")]
+    page = make_results.page(dict(zip(keys, (ours, theirs), strict=True)))
+    figures = "as many epochs, 80, and steered to as many weights: 3.00% error; 1.00% left (seed 0)"
+    assert f"tensorflow-model-optimization in {figures}." in page
+    assert "    python -m benchmarks.peers.run --points least_weights --seeds SEED" in page
+
+
 def test_what_was_not_run_says_so():
     assert row_of(make_results.page({}), "LeNet-5, MNIST")[3] == "not run yet"
 

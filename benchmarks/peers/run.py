@@ -13,10 +13,11 @@ import hashlib
 import json
 import pathlib
 import shutil
+import statistics
 import subprocess
 import sys
 
-from benchmarks.campaign import result_name, write_json
+from benchmarks.campaign import METHOD, result_name, write_json
 from benchmarks.peers import environments
 from cnn_l1 import config as configs
 from cnn_l1.silence import import_tensorflow
@@ -28,7 +29,10 @@ TASKS = ("lenet5_mnist", "lenet5_fashion_mnist")
 SPARSITIES = ("sparsity_0.98", "sparsity_0.95", "sparsity_0.99", "sparsity_0.995", "sparsity_0.9")
 MACS = ("macs_150000", "macs_300000", "macs_75000")
 RESNET8_MACS = ("macs_6000000", "macs_3000000")  # of 12.5 million
+# As many epochs as our config of the published figure has, and as many weights left as we have.
+AT_LENGTH = "least_weights"
 SEEDS = (0, 1, 2)
+LENET5_KERNELS, LENET5_BIASES = 430_500, 580
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +61,10 @@ class Peer:
     one_choice: bool = True
     points_at_once: bool = False
     points: dict = dataclasses.field(default_factory=lambda: dict.fromkeys(TASKS, SPARSITIES))
+
+    def points_of(self, task):
+        """All points that it can be measured at."""
+        return (*self.points[task], *((AT_LENGTH,) if self.name == "tfmot" else ()))
 
     def python(self):
         return environments.make(self.environment) if self.environment else sys.executable
@@ -238,7 +246,7 @@ class Campaign:
     def settings(self, point, seed, choice):
         """All settings of a training run, as its program reads them."""
         config = load_config(self.task, seed)
-        epochs = self.epochs or config.training.epochs + config.fine_tuning.epochs
+        epochs = self.epochs or epochs_of(config)
         settings = {
             "task": self.task,
             "method": self.peer.name,
@@ -255,6 +263,10 @@ class Campaign:
             **self.peer.fixed,
             **choice,
         }
+        if point == AT_LENGTH:
+            ours = load_config(ROOT / "configs" / f"{self.task}.yaml", seed)
+            settings["epochs"] = epochs = self.epochs or epochs_of(ours)
+            settings["sparsity"] = self.sparsity_of_ours()
         if "interval" in settings:
             interval = settings.pop("interval")
             settings["begin_epochs"] = max(1, round(interval["begin_fraction"] * epochs))
@@ -263,6 +275,15 @@ class Campaign:
             names = where[settings.pop("restart")]
             settings["restart_epochs"] = [settings[name] for name in names]
         return settings
+
+    def sparsity_of_ours(self):
+        """The part of the kernels to zero for as many weights, with biases, as ours have left."""
+        found = [
+            read_json(self.results / result_name(self.task, METHOD, AT_LENGTH, seed))
+            for seed in SEEDS
+        ]
+        left = statistics.mean(result["nonzero_parameters"] for result in found)
+        return round(1 - (left - LENET5_BIASES) / LENET5_KERNELS, 5)
 
     def validation_accuracy(self, folder, point, seed):
         """Of the exported file; measured once."""
@@ -288,7 +309,14 @@ def load_examples(task, seed):
 
 
 def load_config(task, seed):
-    return configs.load(ROOT / "benchmarks" / "peers" / "tasks" / f"{task}.yaml", [f"seed={seed}"])
+    """The config of a task, given by its name or by its file."""
+    path = ROOT / "benchmarks" / "peers" / "tasks" / f"{task}.yaml"
+    return configs.load(task if isinstance(task, pathlib.Path) else path, [f"seed={seed}"])
+
+
+def epochs_of(config):
+    """Epochs of all stages together."""
+    return config.training.epochs + config.fine_tuning.epochs + config.shrink.fine_tuning_epochs
 
 
 def read_json(path):
@@ -297,7 +325,7 @@ def read_json(path):
 
 def jobs(peer, task, points, seeds):
     """`(point, seed)` pairs: by default all points of one seed, and all seeds of one point."""
-    every = peer.points[task]
+    every = peer.points_of(task)
     if points or seeds:
         return [(p, s) for s in seeds or SEEDS[:1] for p in points or every]
     more = SEEDS[1:] if task in TASKS else ()
@@ -324,9 +352,9 @@ def main():
         if task not in peer.points:
             known = ", ".join(peer.points)
             parser.error(f"--task: expected some of {known} for {peer.name}. Received: {task}")
-        unknown = sorted(set(flags.points) - set(peer.points[task]))
+        unknown = sorted(set(flags.points) - set(peer.points_of(task)))
         if unknown:
-            known = ", ".join(peer.points[task])
+            known = ", ".join(peer.points_of(task))
             parser.error(f"--points: expected some of {known}. Received: {unknown[0]}")
     environments.ignore_peers()
     import_tensorflow()

@@ -3,7 +3,8 @@
 Train densely, prune under a polynomial decay of the sparsity, fine-tune at the final one;
 the best epoch by validation accuracy among the last is kept. Of `settings`:
 
-- `begin_epochs`, `end_epochs`: between them the sparsity rises to its final value;
+- `sparsity`: the final one, where the point does not say it;
+- `begin_epochs`, `end_epochs`: between them it rises;
 - `frequency_steps`: training steps between two updates of the masks;
 - `restart_epochs`: where the cosine of the learning rate starts anew;
 - `allocation`: the layers' sparsities: `uniform`, the tool's default, or `lamp` (Lee et
@@ -32,7 +33,7 @@ def main():
     validation = shared.validation_batches(arrays)
     steps, begin, end = len(batches), settings["begin_epochs"], settings["end_epochs"]
     (point,) = settings["points"]
-    sparsity = float(point.removeprefix("sparsity_"))
+    sparsity = settings.get("sparsity") or float(point.removeprefix("sparsity_"))
     network = shared.lenet5(keras, settings["augmentation"], settings["seed"])
     stages = {}
 
