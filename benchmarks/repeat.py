@@ -74,10 +74,11 @@ def differences(first, second):
     reports = sorted({path.relative_to(first) for path in first.rglob("report.json")})
     for name in reports:
         pair = [
-            json.loads((folder / name).read_text(encoding="utf-8")) for folder in (first, second)
+            without_times(json.loads((folder / name).read_text(encoding="utf-8")))
+            for folder in (first, second)
         ]
-        for key in sorted({*pair[0], *pair[1]} - set(TIMES)):
-            if without_times(pair[0].get(key)) != without_times(pair[1].get(key)):
+        for key in sorted({*pair[0], *pair[1]}):
+            if pair[0].get(key) != pair[1].get(key):
                 found.append(f"{name}: {key} differs")
     return found
 

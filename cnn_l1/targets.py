@@ -1,9 +1,10 @@
 """Reach a given sparsity in one run: steer the penalties' strength, then freeze.
 
 `TargetSparsity` measures several times an epoch what the penalties have zeroed, and
-moves the logarithm of their strength so that it follows a path to the target. At the
-deadline it zeroes the few smallest weights that are still missing, holds all zeros and
-takes the penalty away.
+moves the logarithm of their strength so that it follows a path to the target; to a
+target in multiply-adds it takes channels out along the path itself. At the deadline it
+zeroes the few smallest weights that are still missing, holds all zeros and takes the
+penalty away.
 """
 
 import dataclasses
@@ -68,13 +69,13 @@ class TargetSparsity(keras.callbacks.Callback):
 
         log strength_scale ← log strength_scale + 16 · e · Δt + Δe
 
-    by at most 40 nats over the whole way (not with `macs`). In these units networks
-    answer much alike. A strength far too high is not waited for:
-    where half the target more is zero than the path says (with `macs` a tenth), a quarter
-    less is left than the target leaves, or a layer has become all zero ahead of the path,
-    the trainable weights of the last good check come back and the strength is halved.
-    (Units of zeros behind a ReLU have no gradient: no strength brings them back. So with
-    `macs` any miss beyond `tolerance` is undone.)
+    by at most 40 nats over the whole way (not with `macs`). In these units networks answer
+    much alike. A strength far too high is not waited for: where half the target more is
+    zero than the path says (with `macs` a tenth), a quarter less is left than the target
+    leaves, or a layer has become all zero ahead of the path, the trainable weights of the
+    last good check come back and the strength is halved. (Units of zeros behind a ReLU have
+    no gradient: no strength brings them back. So with `macs` any miss beyond `tolerance` is
+    undone.)
 
     **Deadline.** Behind the last update of epoch `by_epochs`, the smallest of what is
     left is zeroed until the target is met, `hold_zeros` becomes 1 and the strength 0:
@@ -589,17 +590,13 @@ class _ChannelGoal(_Goal):
         ends = progress >= PATH_ENDS
         macs = self.macs if ends else (1.0 - self.path(progress)) * self.total
         if self.left > macs:
-            self._cut_now(macs, exactly=ends)
+            for variable, value in self._without(macs, exactly=ends):
+                variable.assign(value)
+            self.optimizer.hold_zeros.assign(1.0)  # momentum would bring them back
+            self.measure()
             # Not to be undone, where whole channels come no nearer.
             self.least = min(self.least, (1.0 - 1e-6) * self.left / self.macs)
         self.left_before = self.left
-
-    def _cut_now(self, macs, exactly):
-        for variable, value in self._without(macs, exactly):
-            variable.assign(value)
-        # Momentum would bring them back.
-        self.optimizer.hold_zeros.assign(1.0)
-        self.measure()
 
     def cut(self, before):
         return self._without(self.macs, exactly=True)

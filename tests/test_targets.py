@@ -388,23 +388,31 @@ def test_a_dear_filter_goes_before_many_cheap_units():
     assert np.array(model.get_layer("cheap").kernel).any(axis=0).all()
 
 
-def test_a_layer_with_few_left_gives_none_for_cheap():
+def few_and_many(few, many):
+    """Two layers of channels of the given sizes, which training does not move."""
     model = keras.Sequential(
         [
             keras.Input((10,)),
-            keras.layers.Dense(2, name="few"),
-            keras.layers.Dense(20, name="many"),
+            keras.layers.Dense(len(few), name="few"),
+            keras.layers.Dense(len(many), name="many"),
             keras.layers.Dense(5),
         ]
     )
     attach_groups(model, 1e-3)
-    model.get_layer("few").kernel.assign(np.ones((10, 2)) * np.array([1.0, 0.6]))
-    model.get_layer("many").kernel.assign(np.ones((2, 20)) * np.linspace(0.7, 1.0, 20))
+    for name, sizes in (("few", few), ("many", many)):
+        kernel = model.get_layer(name).kernel
+        kernel.assign(np.ones(kernel.shape) * sizes)
     model.compile(Proximal(keras.optimizers.SGD(0.0)), "mse")
+    return model
+
+
+def test_a_layer_with_few_left_gives_none_for_cheap():
+    model = few_and_many(np.array([1.0, 0.6]), np.linspace(0.7, 1.0, 20))
     # Of `few` one has 0.36 of 1.36 for 30 multiply-adds; of `many` one has 0.49 of 14.6 for 7.
     # By sizes in units of the largest it would be 0.6 / √30 against 0.7 / √7.
     wanted = plan_shrink(model).macs_before - 3 * 7
-    target = TargetSparsity(macs=wanted, by_epochs=1)
+    # Wide: it shall not be mended by the search for the nearest fit.
+    target = TargetSparsity(macs=wanted, by_epochs=1, tolerance=0.2)
     model.fit(np.ones((4, 10)), np.ones((4, 5)), verbose=0, callbacks=[target])
     assert np.array(model.get_layer("few").kernel).any(axis=0).all()
     kept = np.array(model.get_layer("many").kernel).any(axis=0)
@@ -412,18 +420,7 @@ def test_a_layer_with_few_left_gives_none_for_cheap():
 
 
 def test_each_that_goes_makes_the_next_of_its_layer_dearer():
-    model = keras.Sequential(
-        [
-            keras.Input((10,)),
-            keras.layers.Dense(4, name="few"),
-            keras.layers.Dense(10, name="many"),
-            keras.layers.Dense(5),
-        ]
-    )
-    attach_groups(model, 1e-3)
-    model.get_layer("few").kernel.assign(np.ones((10, 4)) * np.array([1.0, 0.5, 0.5, 0.5]))
-    model.get_layer("many").kernel.assign(np.ones((4, 10)))
-    model.compile(Proximal(keras.optimizers.SGD(0.0)), "mse")
+    model = few_and_many(np.array([1.0, 0.5, 0.5, 0.5]), np.ones(10))
     # Of `few` 0.25 of 1.75, 1.5 and 1.25, over √20: 0.032, 0.037, 0.045; of `many` a tenth, a
     # ninth, an eighth, over √9: 0.033, 0.037, 0.042. So one of the first goes, and two of the
     # others; by shares of the whole layer it would be 0.032 for each of `few`.

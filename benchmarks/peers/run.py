@@ -62,10 +62,6 @@ class Peer:
     points_at_once: bool = False
     points: dict = dataclasses.field(default_factory=lambda: dict.fromkeys(TASKS, SPARSITIES))
 
-    def points_of(self, task):
-        """All points that it can be measured at."""
-        return (*self.points[task], *((AT_LENGTH,) if self.name == "tfmot" else ()))
-
     def python(self):
         return environments.make(self.environment) if self.environment else sys.executable
 
@@ -90,6 +86,7 @@ PEERS = {
                 "frequency_steps": (100, 400),
                 "learning_rate": (1e-3, 3e-3),
             },
+            points=dict.fromkeys(TASKS, (*SPARSITIES, AT_LENGTH)),
         ),
         Peer(
             name="pquant",
@@ -264,7 +261,7 @@ class Campaign:
             **choice,
         }
         if point == AT_LENGTH:
-            ours = load_config(ROOT / "configs" / f"{self.task}.yaml", seed)
+            ours = configs.load(ROOT / "configs" / f"{self.task}.yaml", [])
             settings["epochs"] = epochs = self.epochs or epochs_of(ours)
             settings["sparsity"] = self.sparsity_of_ours()
         if "interval" in settings:
@@ -309,9 +306,7 @@ def load_examples(task, seed):
 
 
 def load_config(task, seed):
-    """The config of a task, given by its name or by its file."""
-    path = ROOT / "benchmarks" / "peers" / "tasks" / f"{task}.yaml"
-    return configs.load(task if isinstance(task, pathlib.Path) else path, [f"seed={seed}"])
+    return configs.load(ROOT / "benchmarks" / "peers" / "tasks" / f"{task}.yaml", [f"seed={seed}"])
 
 
 def epochs_of(config):
@@ -325,7 +320,7 @@ def read_json(path):
 
 def jobs(peer, task, points, seeds):
     """`(point, seed)` pairs: by default all points of one seed, and all seeds of one point."""
-    every = peer.points_of(task)
+    every = peer.points[task]
     if points or seeds:
         return [(p, s) for s in seeds or SEEDS[:1] for p in points or every]
     more = SEEDS[1:] if task in TASKS else ()
@@ -352,9 +347,9 @@ def main():
         if task not in peer.points:
             known = ", ".join(peer.points)
             parser.error(f"--task: expected some of {known} for {peer.name}. Received: {task}")
-        unknown = sorted(set(flags.points) - set(peer.points_of(task)))
+        unknown = sorted(set(flags.points) - set(peer.points[task]))
         if unknown:
-            known = ", ".join(peer.points_of(task))
+            known = ", ".join(peer.points[task])
             parser.error(f"--points: expected some of {known}. Received: {unknown[0]}")
     environments.ignore_peers()
     import_tensorflow()
