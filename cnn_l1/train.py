@@ -99,9 +99,10 @@ def run(config, output, overwrite=False, watchers=()):
         ConfigError: If data, model and settings do not go together.
         DivergedError: If training diverged.
     """
-    from cnn_l1 import data, export, files, measure, models, report, sparsity, tasks
+    from cnn_l1 import data, export, files, measure, models, processor, report, sparsity, tasks
 
     start = time.monotonic()
+    processor.warn_of_slow_bfloat16(config.model.dtype_policy)
     with run_folder(output, overwrite) as folder:
         dataset = data.load(config.data, config.seed)
         # Behind the data: preparing a set draws random numbers, reading it does not.
