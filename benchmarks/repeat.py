@@ -23,6 +23,7 @@ SIZES = {
     ".keras": ("deflated_bytes", "xz_bytes"),
     "saved_model": ("bytes", "deflated_bytes", "xz_bytes"),
 }
+MOST_LINES = 8  # of differences: a sweep has hundreds of files
 
 
 def main():
@@ -38,7 +39,9 @@ def main():
                 run(config, flags.overrides, output)
             found = differences(*runs)
         differ += bool(found)
-        print(f"{config}: {'; '.join(found) if found else 'equal'}", flush=True)
+        few = [*found[:MOST_LINES], f"and {len(found) - MOST_LINES} more"]
+        lines = found if len(found) <= MOST_LINES else few
+        print(f"{config}: {'; '.join(lines) if lines else 'equal'}", flush=True)
     return 1 if differ else 0
 
 

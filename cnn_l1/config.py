@@ -5,6 +5,7 @@ raises one `ConfigError` that names the file, the dotted key, what was expected
 and what came.
 """
 
+import copy
 import difflib
 import json
 import pathlib
@@ -99,9 +100,33 @@ def validate(data, source="config"):
         raise ConfigError(f"{source}: expected plain YAML values. Received: {error}") from None
 
 
-def dump(config):
-    """The resolved config as YAML, every setting written out."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def dump(config, folders=True):
+    """The resolved config as YAML, every setting written out.
+
+    Args:
+        config: A `Config`.
+        folders: Whether with this machine's folders; see `without_folders`.
+    """
+    data = config.model_dump(mode="json")
+    data = data if folders else without_folders(data)
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def without_folders(data):
+    """A config's plain mapping without what is true of one machine alone.
+
+    For files that go elsewhere: the folder of the data is left to the machine, and of other
+    files only the name and the folder right above stay.
+
+    Args:
+        data: A whole config as a mapping, which stays as it is.
+    """
+    data = copy.deepcopy(data)
+    data["data"]["data_dir"] = None
+    start = data["model"]["initial_weights"]
+    if start is not None:
+        data["model"]["initial_weights"] = "/".join(pathlib.Path(start).parts[-2:])
+    return data
 
 
 def json_schema():

@@ -92,8 +92,9 @@ def describe_file(path, config, about):
     if len(about.input_shape) == 3:
         meaning = "pixels from 0 to 255; scaling is in the model"
     output = "values" if about.class_names is None else "logits, one a class"
+    told = configs.dump(config, folders=False)
     content = metadata.add_metadata(
-        path.read_bytes(), config.name, meaning, output, about.class_names, configs.dump(config)
+        path.read_bytes(), config.name, meaning, output, about.class_names, told
     )
     path.write_bytes(content)
 

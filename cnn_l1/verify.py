@@ -291,14 +291,19 @@ def check_metadata(folder, name, report):
     labels = None if names is None else "".join(f"{label}\n" for label in names)
     if behind.get(metadata.LABELS) != labels:
         found.append(f"{name}: expected the labels of report.json. Received: others")
-    # Files can be measured on another split later.
-    if _without_measure(told) != _without_measure(config):
+    if _comparable(told) != _comparable(config):
         found.append(f"{name}: expected the config of config.yaml. Received: another")
     return found
 
 
-def _without_measure(config):
-    return {k: v for k, v in config.items() if k != "measure"} if isinstance(config, dict) else None
+def _comparable(config):
+    """A config without what may differ between a file and the run that it came from."""
+    try:
+        config = configs.without_folders(config)
+    except (KeyError, TypeError):  # not a whole config
+        return config
+    # Files can be measured on another split later.
+    return {key: value for key, value in config.items() if key != "measure"}
 
 
 def check_source(folder, source):

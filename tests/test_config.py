@@ -538,6 +538,19 @@ def test_learning_rate_left_out_is_the_optimizers(name, write):
     assert given.optimizer.learning_rate == 3e-4
 
 
+def test_a_config_for_elsewhere_has_no_folders(write):
+    overrides = ["data.data_dir=/home/me/data", "model.initial_weights=/home/me/runs/a/model.keras"]
+    config = configs.load(write("name: short\n"), overrides)
+    whole, elsewhere = (yaml.safe_load(configs.dump(config, folders=f)) for f in (True, False))
+    assert whole["data"]["data_dir"] == "/home/me/data"
+    assert elsewhere["data"].pop("data_dir") is None
+    assert elsewhere["model"].pop("initial_weights") == "a/model.keras"
+    del whole["data"]["data_dir"], whole["model"]["initial_weights"]
+    assert elsewhere == whole
+    bare = configs.load(write("name: short\n"))
+    assert configs.dump(bare, folders=False) == configs.dump(bare)
+
+
 def test_learning_rate_by_default():
     assert OptimizerConfig().learning_rate == 3e-3
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
-from cnn_l1 import config, data, export, measure, micro, sparsity, train, verify
+from cnn_l1 import config, data, export, measure, metadata, micro, sparsity, train, verify
 from cnn_l1.settings import TrainingConfig
 
 BLOCKS = [
@@ -610,6 +610,7 @@ def test_initial_weights(regression_file, regression_run, tmp_path):
         "seed=9",
         "penalty.l1_strength=0",
         "optimizer.learning_rate=1e-30",
+        "export.formats=[float32]",
         f"model.initial_weights={start / 'model.keras'}",
     ]
     assert train.main(arguments(regression_file, tmp_path / "run", *overrides)) == 0
@@ -618,6 +619,13 @@ def test_initial_weights(regression_file, regression_run, tmp_path):
         for one, other in zip(found, weights_of(start), strict=True):
             # Exact zeros too, but for those steps.
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-20)
+    # The exported file goes elsewhere, and says nothing of this machine's folders.
+    run, name = tmp_path / "run", "model_float32.tflite"
+    content = (run / name).read_bytes()
+    assert str(tmp_path.parent).encode() not in content
+    told = yaml.safe_load(metadata.read_files(content)["config.yaml"])
+    assert told["model"]["initial_weights"] == f"{start.name}/model.keras"
+    assert verify.check_metadata(run, name, read_report(run)) == []
 
 
 def test_classes_by_squared_error(tmp_path):
