@@ -39,8 +39,8 @@ def main():
                 run(config, flags.overrides, output)
             found = differences(*runs)
         differ += bool(found)
-        few = [*found[:MOST_LINES], f"and {len(found) - MOST_LINES} more"]
-        lines = found if len(found) <= MOST_LINES else few
+        more = [f"and {len(found) - MOST_LINES} more"] if len(found) > MOST_LINES else []
+        lines = found[:MOST_LINES] + more
         print(f"{config}: {'; '.join(lines) if lines else 'equal'}", flush=True)
     return 1 if differ else 0
 
