@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cnn_l1.fold import fold_batch_norm
     from cnn_l1.fused import fused_batch_norm
     from cnn_l1.groups import attach_groups, attach_slimming
+    from cnn_l1.layer_kinds import Kernel, LayerKind, register_layer_kind
     from cnn_l1.macs import count_macs
     from cnn_l1.measure import measure_tflite
     from cnn_l1.optimizers import HoldZeros, Proximal
@@ -42,6 +43,9 @@ _MODULES = {
     "fold_batch_norm": "fold",
     "fused_batch_norm": "fused",
     "count_macs": "macs",
+    "Kernel": "layer_kinds",
+    "LayerKind": "layer_kinds",
+    "register_layer_kind": "layer_kinds",
     "soft_threshold": "penalties",
     "attach": "penalties",
     "HoldZeros": "optimizers",
@@ -64,6 +68,8 @@ __all__ = [
     "Concave",
     "GroupL1",
     "HoldZeros",
+    "Kernel",
+    "LayerKind",
     "Proximal",
     "Reweight",
     "ReweightedL1",
@@ -84,6 +90,7 @@ __all__ = [
     "measure_tflite",
     "plain_copy",
     "plan_shrink",
+    "register_layer_kind",
     "soft_threshold",
 ]
 

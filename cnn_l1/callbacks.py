@@ -187,7 +187,9 @@ def apply_threshold(
     if of == "channels":
         planned, changed = _channel_plan(model, threshold, relative_threshold, empty_layers)
     else:
-        variables = sparsity.kernels(model) if of == "weights" else sparsity.scales(model)
+        variables = sparsity.scales(model)
+        if of == "weights":
+            variables = sparsity.kernels(model, frozen=False)
         planned, changed = [], 0
         for name, variable in variables:
             value = ops.convert_to_tensor(variable)

@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 
+from cnn_l1.layer_kinds import is_kernel
 from cnn_l1.liveness import Liveness
-from cnn_l1.macs import call_macs
+from cnn_l1.macs import call_macs, call_positions
 
 
 class ChannelCosts:
@@ -19,10 +20,11 @@ class ChannelCosts:
     def __init__(self, analysis):
         self.analysis = analysis
         self.liveness = Liveness(analysis)
-        self.positions, self.kernels = {}, {}
+        self.positions, self.kernels, self.fixed = {}, {}, {}
         for call in analysis.graph.calls:
-            positions = call_macs(call, {"": 1})
-            if not positions:
+            positions = call_positions(call)
+            if positions is None:  # of a kind that keeps its channels
+                self.fixed[call] = call_macs(call)
                 continue
             self.positions[call] = positions
             parts = analysis.slices(call)
@@ -32,7 +34,7 @@ class ChannelCosts:
                     for axis, size in enumerate(v.shape)
                 ]
                 for v in call.operation.weights
-                if len(v.shape) > 1
+                if is_kernel(v)
             ]
 
     def macs(self, spaces, gone):
@@ -51,7 +53,7 @@ class ChannelCosts:
             positions * sum(self._size(axes, found.live) for axes in self.kernels[call])
             for call, positions in self.positions.items()
             if call in found.calls
-        )
+        ) + sum(macs for call, macs in self.fixed.items() if call in found.calls)
 
     def saved_macs(self, space):
         """What a channel of the space takes with it, on average over all but one."""

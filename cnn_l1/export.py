@@ -5,10 +5,10 @@ import pathlib
 import keras
 import numpy as np
 
-from cnn_l1 import sparsity
 from cnn_l1.graph import settle
 from cnn_l1.penalties import PACKAGE
 from cnn_l1.silence import silenced
+from cnn_l1.stored_zeros import check_tflite, file_layouts, lost_zeros  # noqa: F401
 from cnn_l1.tflite_file import ExportError, TFLiteFile, pack, read_tflite  # noqa: F401
 
 
@@ -206,79 +206,3 @@ def export_onnx(model, path):
             f"{pathlib.Path(path).name}: expected Keras' exporter to write it; it needs "
             f"pip install 'cnn_l1[onnx]'. Received: {type(error).__name__}: {reason}"
         ) from None
-
-
-def check_tflite(tflite, model):
-    """Raise `ExportError` unless a file is what a model should have become."""
-    foreign = {"FLEX", "CUSTOM", "VAR_HANDLE", "READ_VARIABLE"} & set(tflite.operators)
-    if foreign:
-        raise ExportError(
-            "A TFLite file expected with builtin operators and its weights inside. "
-            f"Received operators: {', '.join(sorted(foreign))}"
-        )
-    for name, layout in lost_zeros(tflite, model):
-        raise ExportError(f"Layer {name!r}: expected its zeros as zeros in the file. {layout}")
-
-
-def lost_zeros(tflite, model):
-    """Compare each kernel's zeros with the file's, weight by weight.
-
-    Returns:
-        A list of `(layer, what is wrong)`; empty when every weight that is
-        exactly zero in the model is exactly zero in the file.
-    """
-    left = list(tflite.weights)
-    wrong, stored = [], set()
-    values = [(name, keras.ops.convert_to_numpy(v)) for name, v in sparsity.kernels(model)]
-    # Most zeros first: a kernel without any would fit another one's place as well.
-    values.sort(key=lambda item: -np.count_nonzero(item[1] == 0))
-    for name, kernel in values:
-        candidates = file_layouts(kernel)
-        contents = {(layout + 0.0).tobytes() for layout in candidates}
-        same_size = [i for i, tensor in enumerate(left) if tensor.size == kernel.size]
-        found = next(
-            (
-                i
-                for i in same_size
-                for layout in candidates
-                if layout.shape == left[i].shape and np.all(left[i][layout == 0] == 0)
-            ),
-            None,
-        )
-        if found is not None:
-            left.pop(found)
-            stored |= contents
-        elif contents & stored:
-            continue  # equal constants, such as two kernels all zero, are stored once
-        elif not same_size:
-            wrong.append((name, "Received: no weights of its size"))
-        else:
-            nearest = left[same_size[0]]
-            wrong.append(
-                (
-                    name,
-                    f"Received: {np.count_nonzero(nearest == 0)} zeros instead of "
-                    f"{np.count_nonzero(kernel == 0)}, or others",
-                )
-            )
-    return wrong
-
-
-def file_layouts(kernel):
-    """The shapes in which TFLite may store a Keras kernel, as arrays."""
-    if kernel.ndim == 2:
-        # A dense layer behind a global pool may come out as a 1x1 convolution.
-        return [kernel.T, kernel.T[:, None, None, :], kernel]
-    if kernel.ndim == 4:
-        rows, cols, channels, outputs = kernel.shape
-        layouts = [
-            kernel.transpose(3, 0, 1, 2),  # Conv2D
-            kernel.reshape(1, rows, cols, channels * outputs),  # DepthwiseConv2D
-            kernel.transpose(2, 0, 1, 3),  # Conv2DTranspose
-        ]
-        if rows == cols == 1:
-            layouts.append(kernel.reshape(channels, outputs).T)
-        return layouts
-    if kernel.ndim == 3:
-        return [kernel.transpose(2, 0, 1)[:, None, :, :], kernel.transpose(2, 0, 1)]
-    return [kernel]

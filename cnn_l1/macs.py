@@ -1,77 +1,122 @@
 """Multiply-adds of one sample, by layer."""
 
-import math
+from typing import Any
 
-from keras import layers
+import keras
 
-from cnn_l1.graph import read_graph
-
-CONVOLUTIONS = (
-    layers.Conv1D,
-    layers.Conv2D,
-    layers.Conv3D,
-    layers.DepthwiseConv1D,
-    layers.DepthwiseConv2D,
-    layers.SeparableConv1D,
-    layers.SeparableConv2D,
+from cnn_l1.graph import Call, Value, read_graph
+from cnn_l1.layer_kinds import (
+    PRODUCTS,
+    OpenSizeError,
+    UnknownLayerError,
+    layer_macs,
+    layer_positions,
+    product,
 )
-TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 
 
-def count_macs(model):
+class MacsError(ValueError):
+    """Multiply-adds that cannot be counted: an unknown layer, or an open size."""
+
+
+def count_macs(model: keras.Model) -> dict[str, int]:
     """Multiply-adds (MACs) of one sample, by layer.
 
-    Convolutions and dense layers alone, padding included, as the literature counts;
-    a batch-norm costs nothing once it is folded. A weight that is zero counts like
-    any other: a dense kernel multiplies by it.
+    Convolutions, dense layers, recurrent cells and matrix products, padding included, as
+    the literature counts; a batch-norm costs nothing once it is folded. A weight that is
+    zero counts like any other: a dense kernel multiplies by it.
 
     Args:
         model: A built Functional or Sequential `keras.Model`.
 
     Returns:
-        `{layer name: multiply-adds}`, a shared layer's calls together.
+        `{layer name: multiply-adds}`, a shared layer's calls together. Layers without
+        any are left out.
 
     Raises:
         GraphError: If the model is neither.
-        ValueError: If an image size is open.
+        MacsError: If a layer's multiply-adds are not known, or a size is open. It names
+            all such layers.
+
+    Example:
+        >>> cnn_l1.count_macs(keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)]))
+        {'dense': 32}
     """
     counts: dict[str, int] = {}
+    unknown, unsized = {}, {}
     for call in read_graph(model).calls:
-        macs = call_macs(call, kernel_sizes(call.operation))
+        try:
+            macs = call_macs(call)
+        except UnknownLayerError as error:
+            unknown[call.name] = error.layer
+            continue
+        except OpenSizeError:
+            unsized[call.name] = call.outputs[0].shape if call.outputs else ()
+            continue
         if macs:
             counts[call.name] = counts.get(call.name, 0) + macs
+    if unknown:
+        raise MacsError(
+            "Expected layers whose multiply-adds are known. Received: "
+            f"{', '.join(unknown.values())}. `cnn_l1.register_layer_kind` adds a kind."
+        )
+    if unsized:
+        name, shape = next(iter(unsized.items()))
+        raise MacsError(
+            f"{name}: expected fixed sizes to count multiply-adds. "
+            f"Received: an output of shape {shape}"
+        )
     return counts
 
 
-def kernel_sizes(layer):
-    """Number of values in each of a layer's kernels, by the kernel's name."""
-    kernels = (v for v in getattr(layer, "weights", ()) if len(v.shape) > 1)
-    return {variable.name: math.prod(variable.shape) for variable in kernels}
+def call_macs(call: Call) -> int:
+    """Multiply-adds of one call.
 
-
-def call_macs(call, sizes):
-    """Multiply-adds of one call, for kernels of the given sizes."""
+    Raises:
+        UnknownLayerError: If they are not known for such a layer or operation.
+        OpenSizeError: If a size is open that they depend on.
+    """
     layer = call.operation
-    if isinstance(layer, TRANSPOSED):
-        positions = _positions(layer, call.inputs[0].shape, call)
-    elif isinstance(layer, CONVOLUTIONS):
-        positions = _positions(layer, call.outputs[0].shape, call)
-    elif type(layer) is layers.Dense:
-        positions = _product(call.outputs[0].shape[1:-1], call)
-    else:
+    inputs, outputs = _input_shapes(call), [value.shape for value in call.outputs]
+    if isinstance(layer, keras.Layer):
+        return layer_macs(layer, inputs, outputs)
+    if not type(layer).__module__.startswith("keras."):
+        raise UnknownLayerError(call.name, call.kind)
+    if call.kind not in PRODUCTS:
         return 0
-    return positions * sum(sizes.values())
+    if call.kind == "Matmul" and len(inputs[0]) >= 2:
+        return product(outputs[0][1:]) * product(inputs[0][-1:])
+    if call.kind == "Einsum" and "..." not in layer.subscripts:
+        sizes: dict[str, int | None] = {}
+        for term, shape in zip(layer.subscripts.split("->")[0].split(","), inputs, strict=True):
+            sizes |= dict(zip(term.strip(), shape, strict=True))
+        return product(size for label, size in sizes.items() if not _is_batch(label, call))
+    raise UnknownLayerError(call.name, call.kind)
 
 
-def _positions(layer, shape, call):
-    first = layer.data_format == "channels_first"
-    return _product(shape[2:] if first else shape[1:-1], call)
+def call_positions(call: Call) -> int | None:
+    """How often one sample multiplies by each kernel weight of a call's layer.
+
+    `None` for operations, and for layers where that differs from weight to weight.
+    """
+    if not isinstance(call.operation, keras.Layer):
+        return None
+    return layer_positions(
+        call.operation, _input_shapes(call), [value.shape for value in call.outputs]
+    )
 
 
-def _product(sizes, call):
-    if None in sizes:
-        raise ValueError(
-            f"{call.name}: expected fixed sizes to count multiply-adds. "
-            f"Received: an output of shape {call.outputs[0].shape}"
-        )
-    return math.prod(sizes)
+def _input_shapes(call: Call) -> list[Any]:
+    """Shapes of a call's inputs; of attention in the order query, value, key."""
+    args, kwargs = call.arguments({value: value for value in call.inputs})
+    if "query" in kwargs or "value" in kwargs or "key" in kwargs:
+        named = dict(zip(("query", "value", "key"), args, strict=False)) | kwargs
+        args = tuple(named.get(name) for name in ("query", "value", "key"))
+    # Masks and states, as keywords, are no factors.
+    found = [value for value in keras.tree.flatten(args) if isinstance(value, Value)]
+    return [value.shape for value in found or call.inputs]
+
+
+def _is_batch(label: str, call: Call) -> bool:
+    first = call.operation.subscripts.split("->")[-1].strip()[:1]
+    return label == first and call.outputs[0].shape[:1] == (None,)

@@ -14,6 +14,7 @@ import math
 import keras
 from keras import ops
 
+from cnn_l1.layer_kinds import is_kernel
 from cnn_l1.shapes import make_shape
 
 PACKAGE = "cnn_l1"
@@ -461,8 +462,3 @@ def detach(model):
             detached = copy.copy(variable.regularizer)
             detached.in_gradient = False
             variable.regularizer = detached
-
-
-def is_kernel(variable):
-    """Whether a variable is a kernel: two axes or more, and no bias or scale."""
-    return len(variable.shape) >= 2 and variable.name not in ("bias", "gamma", "beta")

@@ -44,11 +44,15 @@ def counts_as_dict(counts):
         "sparsity": counts.sparsity,
         "parameters": counts.parameters,
         "nonzero_parameters": counts.nonzero_parameters,
-        "layers": [
-            {**dataclasses.asdict(layer), "nonzero": layer.nonzero, "sparsity": layer.sparsity}
-            for layer in counts.layers
-        ],
+        "layers": [_layer_as_dict(layer) for layer in counts.layers],
     }
+
+
+def _layer_as_dict(layer):
+    described = {**dataclasses.asdict(layer), "nonzero": layer.nonzero, "sparsity": layer.sparsity}
+    if not layer.frozen:  # a mark where it is due
+        described.pop("frozen")
+    return described
 
 
 def print_layers(counts, console=None):
@@ -60,14 +64,17 @@ def print_layers(counts, console=None):
     for layer in counts.layers:
         shape = "×".join(str(size) for size in layer.shape)
         figures = f"{layer.weights:,}", f"{layer.zeros:,}", f"{layer.sparsity:.2%}"
-        table.add_row(layer.layer, shape, *figures)
+        table.add_row(f"{layer.layer} (frozen)" if layer.frozen else layer.layer, shape, *figures)
     table.add_section()
     total = f"{counts.weights:,}", f"{counts.zeros:,}", f"{counts.sparsity:.2%}"
     table.add_row("all kernels", "", *total)
     all_zeros = counts.parameters - counts.nonzero_parameters
     share = all_zeros / counts.parameters if counts.parameters else 0.0
     table.add_row("all parameters", "", f"{counts.parameters:,}", f"{all_zeros:,}", f"{share:.2%}")
-    (console or _console()).print(table)
+    console = console or _console()
+    console.print(table)
+    for name in counts.unknown:
+        console.print(f"Not counted as a kernel: weights of {name}, a layer of unknown kind")
 
 
 def print_files(files, console=None, split="test"):
@@ -236,17 +243,20 @@ def shrink_table(plan):
     for heading in ("channels", "multiply-adds", "parameters"):
         table.add_column(heading, justify="right")
     table.add_column("held back")
+    unknown = {name.rpartition(" (")[0] for name in plan.macs_unknown}
     for layer in plan.layers:
         macs = _change(layer.macs_before, layer.macs_after) if layer.macs_before else ""
         table.add_row(
             layer.name,
             _change(layer.channels_before, layer.channels_after),
-            macs if plan.macs_known else "unknown",
+            "unknown" if layer.name in unknown else macs,
             _change(layer.parameters_before, layer.parameters_after),
             layer.held_back,
         )
     table.add_section()
-    total = _change(plan.macs_before, plan.macs_after) if plan.macs_known else "unknown"
+    total = _change(plan.macs_before, plan.macs_after) if plan.macs_before else ""
+    if unknown:
+        total = f"{total} + unknown" if total else "unknown"
     parameters = _change(plan.parameters_before, plan.parameters_after)
     table.add_row("all", "", total, parameters, "")
     size = _change(4 * plan.parameters_before, 4 * plan.parameters_after)
@@ -254,8 +264,8 @@ def shrink_table(plan):
     console = _console()
     with console.capture() as capture:
         console.print(table)
-        if not plan.macs_known:
-            console.print("Multiply-adds are unknown: the model's input size is open.")
+        for name in plan.macs_unknown:
+            console.print(f"Multiply-adds not counted: {name}")
         for name in plan.unsupported:
             console.print(f"Kept as it is, for its kind is not supported: {name}")
     return capture.get().rstrip("\n")

@@ -60,16 +60,21 @@ class ShrinkPlan:
     Attributes:
         layers: One `LayerPlan` a layer with weights, in the model's order.
         unsupported: Layers of a kind that is not supported, by name and kind.
-        macs_known: Whether image sizes are fixed, so that MACs could be counted.
+        macs_unknown: Layers whose multiply-adds are not counted, by name with the reason.
     """
 
     layers: tuple[LayerPlan, ...]
     unsupported: tuple[str, ...]
-    macs_known: bool
+    macs_unknown: tuple[str, ...]
     _analysis: Any = dataclasses.field(repr=False)
     _live: Any = dataclasses.field(repr=False)
     _vanished: Any = dataclasses.field(repr=False)
     _fingerprint: tuple = dataclasses.field(repr=False)
+
+    @property
+    def macs_known(self):
+        """Whether the multiply-adds of all layers are counted."""
+        return not self.macs_unknown
 
     @property
     def macs_before(self):
@@ -130,11 +135,11 @@ def plan_shrink(model, round_to=1, allow_empty=False):
         raise ShrinkError(str(error)) from None
     found = liveness.Liveness(analysis)
     found.settle(round_to, allow_empty)
-    layers, macs_known = _layer_plans(analysis, found)
+    layers, macs_unknown = _layer_plans(analysis, found)
     return ShrinkPlan(
         layers=layers,
         unsupported=tuple(analysis.unsupported),
-        macs_known=macs_known,
+        macs_unknown=macs_unknown,
         _analysis=analysis,
         _live=found.live,
         _vanished=found.vanished,
@@ -324,15 +329,23 @@ def added_bias(analysis, calls, kept):
 
 
 def _layer_plans(analysis, liveness):
-    """The `LayerPlan`s of all layers with weights, and whether MACs are known."""
+    """The `LayerPlan`s of all layers with weights, and those whose MACs are not known."""
     from cnn_l1 import macs
+    from cnn_l1.layer_kinds import OpenSizeError, UnknownLayerError, kernel_names
 
+    names = kernel_names()
     builder = _Builder(analysis, liveness.live)
     entries: dict[int, dict] = {}
-    macs_known = True
+    unknown: dict[str, str] = {}
     for call in analysis.graph.calls:
         layer = call.operation
-        if not getattr(layer, "weights", None):
+        try:
+            before, positions = macs.call_macs(call), macs.call_positions(call)
+        except (UnknownLayerError, OpenSizeError) as error:
+            before, positions = 0, None
+            is_open = isinstance(error, OpenSizeError)
+            unknown[call.name] = f"{call.name} ({'open size' if is_open else call.kind})"
+        if not getattr(layer, "weights", None) and not before:
             continue
         gone = id(layer) not in builder.calls or call.outputs[0] in liveness.vanished
         shapes = _new_shapes(analysis, call, builder)
@@ -353,30 +366,29 @@ def _layer_plans(analysis, liveness):
                 "channels_after": int(kept.sum()),
                 "macs_before": 0,
                 "macs_after": 0,
-                "parameters_before": sum(math.prod(v.shape) for v in layer.weights),
+                "parameters_before": sum(math.prod(v.shape) for v in getattr(layer, "weights", ())),
                 "parameters_after": 0 if gone else sum(map(math.prod, shapes.values())) + added,
                 "held_back": "" if gone else _held_back(analysis, call, liveness),
                 "removed_channels": tuple(int(n) for n in np.flatnonzero(~kept)),
             }
         entry = entries[id(layer)]
-        kernels = {name: math.prod(shape) for name, shape in shapes.items() if len(shape) > 1}
-        try:
-            entry["macs_before"] += macs.call_macs(call, macs.kernel_sizes(layer))
-            if call in liveness.calls and not gone:
-                entry["macs_after"] += macs.call_macs(call, kernels)
-        except ValueError:
-            macs_known = False
-    return tuple(LayerPlan(**entry) for entry in entries.values()), macs_known
+        entry["macs_before"] += before
+        if call in liveness.calls and not gone:
+            # Of a kind without positions, all channels stay.
+            kernels = (math.prod(s) for n, s in shapes.items() if n.split(" ")[-1] in names)
+            entry["macs_after"] += before if positions is None else positions * sum(kernels)
+    return tuple(LayerPlan(**entry) for entry in entries.values()), tuple(unknown.values())
 
 
 def _new_shapes(analysis, call, builder):
     """The shapes of a layer's weights once channels are gone, by position and name."""
     if "mean" in config_changes(analysis, call, builder.kept):
         return {}  # a Normalization's weights become settings
-    shapes = {id(v): list(v.shape) for v in call.operation.weights}
+    weights = getattr(call.operation, "weights", ())
+    shapes = {id(v): list(v.shape) for v in weights}
     for part in analysis.slices(call):
         shapes[id(part.variable)][part.axis] = int(builder.kept(part.labels).sum())
-    named = enumerate(call.operation.weights)
+    named = enumerate(weights)
     return {f"{i} {v.name}": tuple(shapes[id(v)]) for i, v in named}
 
 

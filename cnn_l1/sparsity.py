@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
-from cnn_l1.penalties import is_kernel
+from cnn_l1.layer_kinds import is_kernel, leaf_layers, weighted_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,17 +15,19 @@ class LayerCount:
     """The counts of one kernel.
 
     Attributes:
-        layer: Name of the layer; with the kernel's name behind a slash where a
+        layer: Name of the layer; with the kernel's name after a slash where a
             layer has several.
         shape: Shape of the kernel, e.g. `(rows, cols, in_channels, out_channels)`.
         weights: Number of values.
         zeros: Number of values that are exactly zero.
+        frozen: Whether the kernel is not trained.
     """
 
     layer: str
     shape: tuple[int, ...]
     weights: int
     zeros: int
+    frozen: bool = False
 
     @property
     def nonzero(self):
@@ -41,15 +44,18 @@ class ModelCount:
     """The counts of a model: kernels one by one, and all parameters together.
 
     Attributes:
-        layers: One `LayerCount` a kernel, in the model's order.
-        other_weights: Number of trainable values that are in no kernel (biases,
-            batch-norm scales and shifts).
+        layers: One `LayerCount` a kernel, in the model's order, frozen ones too.
+        other_weights: Number of values made to be trained that are in no kernel
+            (biases, batch-norm scales and shifts), frozen or not.
         other_zeros: How many of those are exactly zero.
+        unknown: Layers of an unknown kind that hold a weight of two axes or more, which
+            is in no kernel here, by name and class.
     """
 
     layers: tuple[LayerCount, ...]
     other_weights: int
     other_zeros: int
+    unknown: tuple[str, ...] = ()
 
     @property
     def weights(self):
@@ -72,7 +78,7 @@ class ModelCount:
 
     @property
     def parameters(self):
-        """Number of trainable values, kernels and all others."""
+        """Number of values made to be trained, kernels and all others."""
         return self.weights + self.other_weights
 
     @property
@@ -80,19 +86,36 @@ class ModelCount:
         return self.nonzero + self.other_weights - self.other_zeros
 
 
-def kernels(model):
+def kernels(model: keras.Model, frozen: bool = True) -> list[tuple[str, Any]]:
     """The kernels of a model with the names we count them under.
+
+    Args:
+        model: A built `keras.Model`.
+        frozen: Whether to list kernels that are not trained too. Default `True`.
 
     Returns:
         A list of `(name, variable)`, in the model's order, each variable once.
     """
-    named, seen = [], set()
-    for layer in leaf_layers(model):
-        own = [v for v in layer.trainable_variables if is_kernel(v) and id(v) not in seen]
-        for variable in own:
-            seen.add(id(variable))
-            name = layer.name if len(own) == 1 else f"{layer.name}/{variable.name}"
-            named.append((name, variable))
+    found: dict[int, tuple[str, Any]] = {}
+    by_leaf: dict[int, list] = {}
+    for part in weighted_layers(model):
+        own = [(part, v) for v in part.variables if is_kernel(v)]
+        by_leaf.setdefault(id(part.leaf), []).extend(own)
+    for owned in by_leaf.values():
+        order = (
+            {id(v): number for number, v in enumerate(owned[0][0].leaf.weights)} if owned else {}
+        )
+        names = [variable.name for _, variable in owned]
+        for part, variable in sorted(owned, key=lambda pair: order[id(pair[1])]):
+            name = part.leaf.name
+            if names.count(variable.name) > 1:
+                # Layers inside a layer, such as an attention's, may all have a "kernel".
+                inside = variable.path.rpartition(f"{part.leaf.name}/")[2]
+                name = f"{name}/{inside or variable.name}"
+            elif len(owned) > 1:
+                name = f"{name}/{variable.name}"
+            found.setdefault(id(variable), (name, variable))
+    named = [(n, v) for n, v in found.values() if frozen or v.trainable]
     taken: dict[str, int] = {}
     unique = []
     for name, variable in named:
@@ -100,6 +123,21 @@ def kernels(model):
         # Nested models may repeat a layer's name; a count must not vanish.
         unique.append((name if taken[name] == 1 else f"{name}#{taken[name]}", variable))
     return unique
+
+
+def unknown_weights(model: keras.Model) -> tuple[str, ...]:
+    """Layers of unknown kinds with a weight that may be a kernel, by name and class."""
+    return tuple(
+        f"{part.layer.name} ({type(part.layer).__name__})"
+        for part in weighted_layers(model)
+        if part.kind is None
+        and any(
+            len(v.shape) >= 2 and not is_kernel(v) and v.name not in OTHERS for v in part.variables
+        )
+    )
+
+
+OTHERS = ("bias", "gamma", "beta", "alpha", "scale")  # names of weights that are no kernels
 
 
 def scales(model):
@@ -111,18 +149,6 @@ def scales(model):
     return [(name, variable) for name, variable in found.values() if variable.trainable]
 
 
-def leaf_layers(model):
-    """The layers of a model that hold weights themselves, nested models opened.
-
-    A layer that is no `keras.Model` is a leaf, with all that it contains.
-    """
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from leaf_layers(layer)
-        else:
-            yield layer
-
-
 def count_zeros(tensor):
     """How many values of a tensor are exactly zero, as a Python int."""
     # int32 on the device: a count in float would be wrong above 2^24.
@@ -130,26 +156,56 @@ def count_zeros(tensor):
     return math.prod(tensor.shape) - int(ops.convert_to_numpy(nonzero))
 
 
-def count(model):
-    """Count a model's exact zeros.
+def count(model: keras.Model) -> ModelCount:
+    """Count a model's exact zeros (`== 0`), frozen kernels included.
+
+    Which weights are kernels, `layer_kinds` says for each kind of layer.
 
     Args:
         model: A built `keras.Model`.
 
     Returns:
         A `ModelCount`.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> model.layers[0].kernel.assign(np.eye(4, 3))
+        >>> cnn_l1.count(model).zeros
+        9
     """
+    parts = list(weighted_layers(model))
+    packed = {
+        id(v): _unpacked(part.layer)
+        for part in parts
+        if getattr(part.layer, "quantization_mode", None) == "int4"
+        for v in part.variables
+        if v.name == "kernel"
+    }
     layers, counted = [], set()
     for name, variable in kernels(model):
         counted.add(id(variable))
-        shape = tuple(int(size) for size in variable.shape)
-        layers.append(LayerCount(name, shape, math.prod(shape), count_zeros(variable)))
-    others = [v for v in model.trainable_variables if id(v) not in counted]
+        values = packed.get(id(variable), variable)
+        shape = tuple(int(size) for size in values.shape)
+        zeros = count_zeros(values)
+        layers.append(LayerCount(name, shape, math.prod(shape), zeros, not variable.trainable))
+    others = {id(v): v for part in parts for v in part.variables if id(v) not in counted}
     return ModelCount(
         layers=tuple(layers),
-        other_weights=sum(math.prod(v.shape) for v in others),
-        other_zeros=sum(count_zeros(v) for v in others),
+        other_weights=sum(math.prod(v.shape) for v in others.values()),
+        other_zeros=sum(count_zeros(v) for v in others.values()),
+        unknown=unknown_weights(model),
     )
+
+
+def _unpacked(layer: Any) -> Any:
+    """The codes of an int4 kernel, two of which share a byte, minus their zero points."""
+    codes = ops.cast(layer.kernel, "int32")
+    points = getattr(layer, "kernel_zero", None)
+    if points is None:
+        return codes
+    if len(points.shape) == 2 and getattr(layer, "g_idx", None) is not None:
+        points = ops.take(points, ops.cast(layer.g_idx, "int32"), axis=0)  # (groups, out)
+    return codes - ops.cast(points, "int32")
 
 
 def penalty_value(model):

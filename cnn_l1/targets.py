@@ -197,7 +197,7 @@ class TargetSparsity(keras.callbacks.Callback):
     def _make_goals(self, optimizer):
         if self.macs is not None:
             return [ChannelGoal(self.model, optimizer, self.macs, self.threshold, self.tolerance)]
-        kernels = sparsity.kernels(self.model)
+        kernels = sparsity.kernels(self.model, frozen=False)
         if self.sparsity is not None:
             return [WeightGoal(optimizer, kernels, self.sparsity, self.threshold)]
         unused, goals = set(self.layers), []
@@ -286,7 +286,7 @@ class TargetSparsity(keras.callbacks.Callback):
         self._remembered = []
         planned = [pair for goal in self._goals for pair in goal.cut(before)]
         values = {id(variable): value for variable, value in planned}
-        for name, variable in sparsity.kernels(self.model):
+        for name, variable in sparsity.kernels(self.model, frozen=False):
             value = values.get(id(variable))
             if value is not None and not value.any() and ops.convert_to_numpy(variable).any():
                 report_empty(name, self.empty_layers, "by the cut to the target")

@@ -26,6 +26,16 @@ WEIGHT_INPUT = {
     "CONV_3D": 1,
     "BATCH_MATMUL": 1,
 }
+# By TFLite's quantization specification, their weights have the zero point 0.
+SYMMETRIC = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "CONV_3D")
+# Further operators with weights, which have no such layout.
+WEIGHT_INPUTS = {name: (place,) for name, place in WEIGHT_INPUT.items()} | {
+    "CONV_3D_TRANSPOSE": (1,),
+    "GATHER": (0,),
+    "EMBEDDING_LOOKUP": (1,),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": tuple(range(1, 9)),
+    "UNIDIRECTIONAL_SEQUENCE_RNN": (1, 2),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +45,16 @@ class TFLiteFile:
     Attributes:
         operators: Names of the operators, in order; `"FLEX"` for a TensorFlow
             operator and `"CUSTOM"` for any other custom one.
-        weights: The constant weights of convolutions and dense layers, in order,
-            as arrays of the stored dtype, each once; those stored sparse as dense ones.
+        weights: The constant weights of convolutions, dense and recurrent layers and
+            embeddings, in order, each once: arrays of the stored dtype, minus the zero
+            point where that is not 0, so that a weight is zero where its value is 0;
+            those stored sparse as dense ones.
+        constants: All other constants of numbers with two values or more, likewise.
     """
 
     operators: tuple[str, ...]
     weights: tuple[np.ndarray, ...]
+    constants: tuple[np.ndarray, ...] = ()
 
     @property
     def zeros(self):
@@ -77,7 +91,7 @@ def read_tflite(content):
     from ai_edge_litert import schema_py_generated as schema
 
     root = schema.ModelT.InitFromPackedBuf(content, 0)
-    operators, weights, seen = [], [], set()
+    operators, weights, constants, seen = [], [], [], set()
     for graph in root.subgraphs:
         stored = stored_constants(root, graph)
         for operator in graph.operators:
@@ -86,22 +100,49 @@ def read_tflite(content):
                 custom = (root.operatorCodes[operator.opcodeIndex].customCode or b"").decode()
                 name = "FLEX" if custom.startswith("Flex") else "CUSTOM"
             operators.append(name)
-            if name not in WEIGHT_INPUT:
-                continue
-            index = operator.inputs[WEIGHT_INPUT[name]]
-            tensor = graph.tensors[stored.get(index, index)]
-            if root.buffers[tensor.buffer].data is None or tensor.buffer in seen:
+            for place in WEIGHT_INPUTS.get(name, ()):
+                index = int(operator.inputs[place]) if place < len(operator.inputs) else -1
+                if index < 0:  # left out, as an LSTM's input gate may be
+                    continue
+                tensor = graph.tensors[stored.get(index, index)]
+                if not _is_constant(root, tensor) or tensor.buffer in seen:
+                    continue
+                seen.add(tensor.buffer)
+                points = _zero_points(tensor)
+                if points.any() and name in SYMMETRIC:
+                    raise ExportError(
+                        f"Weights of {name} expected with zero point 0. "
+                        f"Received: {[int(point) for point in points[:4]]}"
+                    )
+                weights.append(_centred(root, tensor))
+    for graph in root.subgraphs:
+        for tensor in graph.tensors:
+            if not _is_constant(root, tensor) or tensor.buffer in seen:
                 continue
             seen.add(tensor.buffer)
-            quantization = tensor.quantization
-            zero_points = None if quantization is None else quantization.zeroPoint
-            if zero_points is not None and np.any(np.asarray(zero_points)):
-                raise ExportError(
-                    f"Weights of {name} expected with zero point 0. "
-                    f"Received: {[int(point) for point in zero_points[:4]]}"
-                )
-            weights.append(read_constant(root, tensor))
-    return TFLiteFile(tuple(operators), tuple(weights))
+            values = _centred(root, tensor)
+            if values.size > 1:
+                constants.append(values)
+    return TFLiteFile(tuple(operators), tuple(weights), tuple(constants))
+
+
+def _is_constant(root, tensor):
+    """Whether a tensor is a constant of numbers that weights can be."""
+    types = ("float32", "float16", "int8", "uint8", "int16")
+    known = NUMPY_TYPES.get(tensor.type) in types
+    return known and root.buffers[tensor.buffer].data is not None
+
+
+def _zero_points(tensor):
+    quantization = tensor.quantization
+    points = None if quantization is None else quantization.zeroPoint
+    return np.zeros(0, "int64") if points is None else np.asarray(points, "int64")
+
+
+def _centred(root, tensor):
+    """A constant's values, minus its zero point."""
+    values, points = read_constant(root, tensor), _zero_points(tensor)
+    return values.astype("int16") - points[0] if points.size == 1 and points[0] else values
 
 
 # Operators that only change how a constant is stored: sparse, or halved.
