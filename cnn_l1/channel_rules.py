@@ -540,8 +540,12 @@ class Merge(Rule):
         analysis.unite(*whole)
         values = None
         if analysis.with_constants:
-            values = self.combine(_in_order(call, constants, numbers, size))
+            values = self.combined(call, _in_order(call, constants, numbers, size))
         analysis.set(target, axis, whole[0], values)
+
+    def combined(self, call, operands):
+        """The constants of the result, from those of all operands in order."""
+        return self.combine(operands)
 
     def _numbers(self, call):
         """The plain numbers among an operation's arguments, by position."""
@@ -552,7 +556,7 @@ class Merge(Rule):
             return None
         numbers = {}
         for position, argument in enumerate(args):
-            if isinstance(argument, (int, float)):
+            if isinstance(argument, (int, float, np.generic)) and not np.iscomplexobj(argument):
                 numbers[position] = float(argument)
             elif not any(argument is value for value in call.inputs):
                 return None  # such as an array
@@ -632,9 +636,7 @@ ELEMENTWISE_NAMES = (
     "exponential", "linear", "threshold",
 )
 PASSING_NAMES = (
-    "Dropout", "GaussianDropout", "GaussianNoise", "AlphaDropout", "ActivityRegularization",
-    "Identity", "RandomFlip", "RandomTranslation", "RandomRotation", "RandomZoom",
-    "RandomContrast", "RandomBrightness",
+    "GaussianDropout", "GaussianNoise", "ActivityRegularization", "Identity",
 )
 # As `keras.ops.relu(x)` leaves them in a graph.
 OPERATION_NAMES = (
@@ -760,22 +762,3 @@ for _dimensions in ("1D", "2D", "3D"):
         RULES[getattr(layers, f"Global{_kind}Pooling{_dimensions}")] = GlobalPooling()
 for _kind in PASSING_NAMES:
     RULES[getattr(layers, _kind)] = PASS
-
-# Operations, as `x + y` or `keras.ops.relu(x)` leave them in a graph.
-OPERATIONS: dict[str, Rule] = {
-    "Add": ADD,
-    "Subtract": SUBTRACT,
-    "Multiply": MULTIPLY,
-    "Maximum": MAXIMUM,
-    "Minimum": MINIMUM,
-    **dict.fromkeys(OPERATION_NAMES, ELEMENT),
-}
-
-
-def rule_of(operation):
-    """The rule for a layer or operation, by its exact type; `None` if there is none."""
-    if isinstance(operation, keras.Layer):
-        return RULES.get(type(operation))
-    if type(operation).__module__.startswith("keras."):
-        return OPERATIONS.get(type(operation).__name__)
-    return None

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cnn_l1.channel_rules import rule_of
 from cnn_l1.graph import Call, Graph, Value, read_graph
+from cnn_l1.operation_rules import is_augmentation, rule_of
 
 
 class Analysis:
@@ -45,7 +45,7 @@ class Analysis:
         for value in graph.inputs:
             self.set_fresh(value, "input of the model")
         for call in graph.calls:
-            if call.training:
+            if call.training and not is_augmentation(call.operation):
                 # Not what the rules describe: noise, and statistics of the batch.
                 self.rules[call] = None
             if self.rules[call] is None:

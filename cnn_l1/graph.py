@@ -6,6 +6,14 @@ from typing import Any
 
 import keras
 from keras.src.models.functional import Functional
+from keras.src.ops.core import Cast
+
+from cnn_l1.layer_copies import copy_operation, settle
+
+__all__ = [
+    "Call", "Graph", "GraphError", "Value", "as_functional", "copy_operation", "input_name",
+    "new_input", "read_graph", "settle",
+]  # fmt: skip
 
 
 class GraphError(ValueError):
@@ -35,7 +43,8 @@ class Call:
         outputs: `Value`s it makes.
         arguments: From a mapping `Value -> tensor` to `(args, kwargs)`.
         name: Name of the operation, unique in the graph, one for all calls.
-        training: Whether the layer is told to act as in training, always.
+        training: Whether the layer is told to act as in training, or is not told by a
+            plain `False`.
     """
 
     operation: Any
@@ -79,7 +88,8 @@ def read_graph(model):
     if functional is None:
         raise GraphError(
             "Expected a built Functional or Sequential Keras model, whose layers form a "
-            f"graph. Received: {getattr(model, 'name', model)!r} of type {type(model).__name__}"
+            f"graph. Received: {getattr(model, 'name', model)!r} of type "
+            f"{type(model).__name__}{_way_out(model)}"
         )
     reader = _Reader()
     reader.taken.update(input_name(tensor) for tensor in functional._inputs)
@@ -96,11 +106,20 @@ def read_graph(model):
     )
 
 
+def _way_out(model):
+    if type(model) is keras.Sequential and not model.built:
+        return ", not built: start it with keras.Input(shape), or call it once"
+    if isinstance(model, keras.Model):
+        return ": write its `call` as keras.Model(inputs, outputs)"
+    return ""
+
+
 def as_functional(model):
     """The Functional model behind a model, or `None` if there is none."""
-    if isinstance(model, keras.Sequential):
-        return model._functional if model.built else None
     # A subclass with a `call` of its own computes something else than its graph.
+    if isinstance(model, keras.Sequential):
+        plain = type(model).call is keras.Sequential.call
+        return model._functional if plain and model.built else None
     return model if getattr(type(model), "call", None) is Functional.call else None
 
 
@@ -128,12 +147,12 @@ class _Reader:
         inner = as_functional(operation) if isinstance(operation, keras.Model) else None
         given = {id(tensor): seen[id(tensor)] for tensor in node.input_tensors}
         if inner is not None:
-            args, kwargs = node.arguments.fill_in(given)
-            flat = [v for v in keras.tree.flatten((args, kwargs)) if isinstance(v, Value)]
-            inner_seen = dict(zip(map(id, inner._inputs), flat, strict=True))
-            inner_training = kwargs.get("training", training)
-            name = f"{prefix}{operation.name}_"
-            outputs = self.read(inner, inner_seen, name, inner_training)
+            values = self._inner_inputs(node, given, inner, prefix)
+            inner_seen = dict(zip(map(id, inner._inputs), values, strict=True))
+            # None stands for an optional input that is left out.
+            inner_seen = {key: value for key, value in inner_seen.items() if value is not None}
+            told = node.arguments.kwargs.get("training") if training is None else training
+            outputs = self.read(inner, inner_seen, f"{prefix}{operation.name}_", told)
         else:
             outputs = [self.value(tensor) for tensor in node.outputs]
             self.calls.append(
@@ -143,11 +162,60 @@ class _Reader:
                     outputs=tuple(outputs),
                     arguments=_arguments(node, given, operation, training),
                     name=self._name(operation, prefix),
-                    training=bool(_told_training(node, operation, training)),
+                    training=_told_training(node, operation, training),
                 )
             )
         for tensor, value in zip(node.outputs, outputs, strict=True):
             seen[id(tensor)] = value
+
+    def _inner_inputs(self, node, given, inner, prefix):
+        """A nested model's inputs in its own order, as Keras would hand them to it."""
+        args, kwargs = node.arguments.fill_in(given)
+        passed = args[0] if args else kwargs.get("inputs")
+        symbolic = node.arguments.args[0] if args else node.arguments.kwargs.get("inputs")
+        name, struct = f"{prefix}{node.operation.name}", inner._inputs_struct
+        masks = keras.tree.flatten(node.arguments.kwargs.get("mask"))
+        known = [getattr(t, "_keras_mask", None) for t in keras.tree.flatten(symbolic)]
+        if any(m is not None and all(m is not k for k in known) for m in masks):
+            raise GraphError(
+                f"{name}: expected a nested model without a `mask` of its own. Received: one"
+            )
+        if isinstance(passed, dict) and not isinstance(struct, dict):
+            passed = [passed[tensor.name] for tensor in inner._inputs]
+        values = keras.tree.flatten(passed)
+        if len(values) != len(inner._inputs):
+            raise GraphError(
+                f"{name}: expected {len(inner._inputs)} inputs for a nested model. "
+                f"Received: {len(values)}"
+            )
+        return [
+            self._adapted(value, tensor, name)
+            for value, tensor in zip(values, inner._inputs, strict=True)
+        ]
+
+    def _adapted(self, value, tensor, name):
+        """A value as a nested model's input of another dtype takes it."""
+        if value is None:
+            return None
+        if not isinstance(value, Value) or len(value.shape) != len(tensor.shape):
+            received = getattr(value, "shape", value)
+            raise GraphError(
+                f"{name}: expected a tensor of shape {tuple(tensor.shape)} for a nested model. "
+                f"Received: {received!r}"
+            )
+        if value.tensor.dtype == tensor.dtype:
+            return value
+        cast = Cast(tensor.dtype, name=f"{name}_cast")
+        result = Value(value.shape, keras.KerasTensor(value.shape, tensor.dtype))
+        call = Call(
+            operation=cast,
+            inputs=(value,),
+            outputs=(result,),
+            arguments=lambda tensors: ((tensors[value],), {}),
+            name=self._name(cast, ""),
+        )
+        self.calls.append(call)
+        return result
 
     def _name(self, operation, prefix):
         """The layer's own name; with its models' before it where that is taken."""
@@ -167,7 +235,8 @@ class _Reader:
 def _told_training(node, operation, training):
     if not getattr(operation, "_call_has_training_arg", False):
         return False
-    return node.arguments.kwargs.get("training", training)
+    told = node.arguments.kwargs.get("training") if training is None else training
+    return told is not None and told is not False
 
 
 def _arguments(node, given, operation, training):
@@ -176,7 +245,8 @@ def _arguments(node, given, operation, training):
             {tensor_id: tensors[value] for tensor_id, value in given.items()}
         )
         if training is not None and getattr(operation, "_call_has_training_arg", False):
-            kwargs = {"training": training, **kwargs}  # from the model it was inside
+            # A model that is told overrides what the layers inside it were told.
+            kwargs = {**kwargs, "training": training}
         return args, kwargs
 
     return arguments
@@ -190,20 +260,10 @@ def input_name(tensor):
 def new_input(value):
     """A new `keras.Input` like an input of the graph."""
     tensor = value.tensor
-    return keras.Input(batch_shape=value.shape, dtype=tensor.dtype, name=input_name(tensor))
-
-
-def copy_operation(operation, name, **changes):
-    """A new layer or operation like another, with parts of its config changed."""
-    config = operation.get_config()
-    config.update(changes, name=name)
-    return type(operation).from_config(config)
-
-
-def settle(layer):
-    """Let a layer take over weights that were just assigned to it."""
-    if isinstance(layer, keras.Model):
-        for inner in layer.layers:
-            settle(inner)
-    elif isinstance(layer, keras.layers.Normalization):
-        layer.finalize_state()  # its mean is no weight, but computed from some
+    return keras.Input(
+        batch_shape=value.shape,
+        dtype=tensor.dtype,
+        name=input_name(tensor),
+        sparse=bool(getattr(tensor, "sparse", False)),
+        optional=bool(getattr(tensor._keras_history.operation, "optional", False)),
+    )

@@ -12,7 +12,6 @@ import dataclasses
 import math
 import pathlib
 import sys
-import zlib
 from typing import Any
 
 import numpy as np
@@ -124,6 +123,7 @@ def plan_shrink(model, round_to=1, allow_empty=False):
         ValueError: If `round_to` is not a whole number from 1.
     """
     from cnn_l1 import coupling, graph, liveness
+    from cnn_l1.fingerprints import fingerprint
 
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
         raise ValueError(
@@ -143,7 +143,7 @@ def plan_shrink(model, round_to=1, allow_empty=False):
         _analysis=analysis,
         _live=found.live,
         _vanished=found.vanished,
-        _fingerprint=fingerprint(model),
+        _fingerprint=fingerprint(analysis.graph),
     )
 
 
@@ -165,11 +165,16 @@ def apply_shrink(model, plan):
     import keras
 
     from cnn_l1 import graph
+    from cnn_l1.fingerprints import difference, fingerprint
 
-    if fingerprint(model) != plan._fingerprint:
+    try:
+        changed = difference(plan._fingerprint, fingerprint(graph.read_graph(model)))
+    except graph.GraphError as error:
+        raise ShrinkError(str(error)) from None
+    if changed:
         raise ShrinkError(
             "Expected the model that was planned, with the same layers and weights. Received: "
-            f"{model.name!r}, which differs. Call plan_shrink on it again."
+            f"{model.name!r}, where {changed}. Call plan_shrink on it again."
         )
     analysis = plan._analysis
     tensors = {value: graph.new_input(value) for value in analysis.graph.inputs}
@@ -196,14 +201,6 @@ def apply_shrink(model, plan):
     return keras.Model(pack_inputs(inputs), pack_outputs(outputs), name=model.name)
 
 
-def fingerprint(model):
-    """What a plan depends on: the layers' names and every weight."""
-    crc = 0
-    for variable in model.weights:
-        crc = zlib.crc32(np.asarray(variable).tobytes(), crc)
-    return tuple(layer.name for layer in model.layers), crc
-
-
 def check_same_output(model, shrunk, samples):
     """Raise `ShrinkError` unless two models give the same outputs.
 
@@ -211,17 +208,36 @@ def check_same_output(model, shrunk, samples):
     may differ by `TOLERANCE` of the largest one: about 1,000 roundings.
 
     Args:
-        model: A `keras.Model` with one input and one output.
+        model: A `keras.Model`; with several outputs, each is compared by itself.
         shrunk: The other.
-        samples: `(count, …)` inputs.
+        samples: `(count, …)` inputs, in the structure that the models take.
     """
-    expected, received = (np.asarray(m(samples, training=False)) for m in (model, shrunk))
-    difference = float(np.max(np.abs(expected - received)))
-    if not difference <= TOLERANCE * float(np.max(np.abs(expected))):
+    import keras
+
+    outputs = [keras.tree.flatten(m(samples, training=False)) for m in (model, shrunk)]
+    if len(outputs[0]) != len(outputs[1]):
         raise ShrinkError(
-            "Expected the same output once channels are gone. Received: a difference of "
-            f"{difference:.3g}, for outputs up to {np.max(np.abs(expected)):.3g}"
+            f"Expected {len(outputs[0])} outputs once channels are gone. "
+            f"Received: {len(outputs[1])}"
         )
+    for number, pair in enumerate(zip(*outputs, strict=True), start=1):
+        expected, received = (keras.ops.convert_to_numpy(x).astype("float64") for x in pair)
+        which = f" of output {number}" if len(outputs[0]) > 1 else ""
+        if expected.shape != received.shape:
+            raise ShrinkError(
+                f"Expected the shape{which} to stay {expected.shape} once channels are gone. "
+                f"Received: {received.shape}"
+            )
+        finite = np.isfinite(expected)
+        odd = not np.array_equal(expected[~finite], received[~finite], equal_nan=True)
+        largest = float(np.max(np.abs(expected[finite]), initial=0.0))
+        difference = float(np.max(np.abs(expected - received)[finite], initial=0.0))
+        if odd or not difference <= TOLERANCE * largest:
+            raise ShrinkError(
+                f"Expected the same values{which} once channels are gone. Received: a "
+                f"difference of {difference:.3g}, for values up to {largest:.3g}"
+                + (", and others that are not finite" if odd else "")
+            )
 
 
 class _Builder:
@@ -239,61 +255,75 @@ class _Builder:
         return self.live[labels]
 
     def operation(self, call):
-        from cnn_l1 import graph
+        from cnn_l1.layer_copies import CopyError, copy_operation, held_arrays
 
         key = id(call.operation)
         if key not in self.made:
             changes = config_changes(self.analysis, call, self.kept)
-            bias = added_bias(self.analysis, self.calls[key], self.kept)
-            if bias is not None and bias.any() and not call.operation.use_bias:
+            if self.adds_bias(call):
                 changes["use_bias"] = True
+            if any(not self.kept(part.labels).all() for part in self.analysis.slices(call)):
+                # Made for the old shape, and all weights are assigned below.
+                changes |= dict.fromkeys(held_arrays(call.operation), "zeros")
             try:
-                self.made[key] = graph.copy_operation(call.operation, call.name, **changes)
-            except (TypeError, ValueError, NotImplementedError) as error:
-                raise self._refusal(call, error) from None
+                self.made[key] = copy_operation(call.operation, call.name, **changes)
+            except CopyError as error:
+                raise ShrinkError(str(error)) from None
         return self.made[key]
+
+    def bias(self, call):
+        """What a call's layer takes into its bias, or `None`."""
+        added = added_bias(self.analysis, self.calls[id(call.operation)], self.kept)
+        return added if added is not None and added.any() else None
+
+    def adds_bias(self, call):
+        """Whether a layer without a bias needs one."""
+        return self.bias(call) is not None and not call.operation.use_bias
 
     def made_by(self, call, *args, **kwargs):
         """What the layer at its new size makes of new tensors; builds it."""
         operation = self.operation(call)
         try:
             return operation(*args, **kwargs)
-        except Exception as error:  # e.g. an initializer that holds an array of the old shape
-            raise self._refusal(call, error) from None
-
-    def _refusal(self, call, error):
-        return ShrinkError(
-            f"{call.name}: expected a layer that its config can make anew. "
-            f"Received: {call.kind}, which cannot ({' '.join(str(error).split())[:200]})"
-        )
+        except Exception as error:  # Keras and layers of others raise many kinds
+            raise ShrinkError(
+                f"{call.name}: expected a layer that its config can make anew. Received: "
+                f"{call.kind}, which cannot ({' '.join(str(error).split())[:200]})"
+            ) from None
 
     def fill(self, call):
-        """Give a layer that was just built its weights."""
-        from cnn_l1 import graph
+        """Give a layer that was just built its weights, by their place in it."""
+        from cnn_l1.layer_copies import CopyError, copy_weights, settle
 
-        key = id(call.operation)
-        if key in self.filled or not getattr(call.operation, "weights", None):
+        key, layer = id(call.operation), call.operation
+        if key in self.filled or not getattr(layer, "variables", None):
             return
         self.filled.add(key)
         new = self.made[key]
-        values = {id(v): np.asarray(v) for v in call.operation.weights}
+        if weights_become_settings(self.analysis, call, self.kept):
+            return
+        values = {}
         for part in self.analysis.slices(call):
-            chosen = np.flatnonzero(self.kept(part.labels))
-            values[id(part.variable)] = np.take(values[id(part.variable)], chosen, part.axis)
-        by_name = {v.name: values[id(v)] for v in call.operation.weights}
-        bias = added_bias(self.analysis, self.calls[key], self.kept)
-        if bias is not None and bias.any():
-            by_name["bias"] = by_name.get("bias", 0.0) + bias
-        if len(by_name) < len(call.operation.weights):
-            # Names repeat inside layers of layers; their shapes are as they were.
-            try:
-                new.set_weights(call.operation.get_weights())
-            except ValueError as error:
-                raise self._refusal(call, error) from None
-        else:
-            for variable in new.weights:
-                variable.assign(by_name[variable.name])
-        graph.settle(new)
+            value = values.get(id(part.variable))
+            value = np.asarray(part.variable) if value is None else value
+            values[id(part.variable)] = np.take(
+                value, np.flatnonzero(self.kept(part.labels)), part.axis
+            )
+        added, bias = {}, self.bias(call)
+        if bias is not None and layer.use_bias:
+            values[id(layer.bias)] = values[id(layer.bias)] + bias
+        elif bias is not None:
+            added["bias"] = bias
+        try:
+            copy_weights(layer, new, values, added)
+        except CopyError as error:
+            raise ShrinkError(str(error)) from None
+        settle(new)
+
+
+def weights_become_settings(analysis, call, kept):
+    """Whether a layer's weights are settings of its copy: a `Normalization`, shrunk."""
+    return "mean" in config_changes(analysis, call, kept)
 
 
 def config_changes(analysis, call, kept):
@@ -304,9 +334,8 @@ def config_changes(analysis, call, kept):
     if rule is None:
         return {}
     if not analysis.has_labels(call):
-        return (
-            rule.config(analysis, call, kept) if isinstance(call.operation, layers.Reshape) else {}
-        )
+        is_shaped = isinstance(call.operation, layers.Reshape)
+        return rule.config(analysis, call, kept) if is_shaped else {}
     whole = all(np.all(kept(part.labels)) for part in analysis.slices(call))
     own = analysis.layer_labels[id(call.operation), "own"]
     return {} if whole and np.all(kept(own)) else rule.config(analysis, call, kept)
@@ -354,10 +383,7 @@ def _layer_plans(analysis, liveness):
         if analysis.has_labels(call):
             labels = analysis.layer_labels[id(layer), "own"]
         if id(layer) not in entries:
-            added = 0
-            bias = None if gone else added_bias(analysis, builder.calls[id(layer)], builder.kept)
-            if bias is not None and bias.any() and not layer.use_bias:
-                added = len(bias)
+            added = 0 if gone or not builder.adds_bias(call) else len(builder.bias(call))
             kept = np.zeros(len(labels), bool) if gone else liveness.live[labels]
             entries[id(layer)] = {
                 "name": call.name,
@@ -382,8 +408,8 @@ def _layer_plans(analysis, liveness):
 
 def _new_shapes(analysis, call, builder):
     """The shapes of a layer's weights once channels are gone, by position and name."""
-    if "mean" in config_changes(analysis, call, builder.kept):
-        return {}  # a Normalization's weights become settings
+    if weights_become_settings(analysis, call, builder.kept):
+        return {}
     weights = getattr(call.operation, "weights", ())
     shapes = {id(v): list(v.shape) for v in weights}
     for part in analysis.slices(call):
