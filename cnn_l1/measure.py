@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 
-from cnn_l1.silence import silenced
+from cnn_l1.runner import TFLiteRunner
 from cnn_l1.tflite_file import ExportError, read_tflite
 
 
@@ -56,67 +56,6 @@ class Measurement:
     r2: float | None = None
     ram_bytes: int | None = None
     xz_bytes: int | None = None
-
-
-class TFLiteRunner:
-    """Run a TFLite file on float inputs, quantizing as it asks.
-
-    Args:
-        path: The file.
-        threads: Threads of the interpreter. Default 1.
-        reference: Whether to run LiteRT's reference kernels, slow and plain, rather than
-            the optimized ones. Default `False`.
-    """
-
-    def __init__(self, path, threads=1, reference=False):
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-        resolver = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
-
-        try:
-            with silenced():
-                self.interpreter = Interpreter(
-                    model_path=str(path),
-                    num_threads=threads,
-                    experimental_op_resolver_type=resolver,
-                )
-                self.interpreter.allocate_tensors()
-        except (RuntimeError, ValueError) as error:
-            # E.g. int8 ranges of a network whose every output is 0.
-            reason = " ".join(str(error).split())
-            raise ExportError(
-                f"{pathlib.Path(path).name}: expected a file that LiteRT runs. Received: {reason}"
-            ) from None
-        self.input = self.interpreter.get_input_details()[0]
-        self.output = self.interpreter.get_output_details()[0]
-
-    def quantize(self, image):
-        """An image as the file's input, `(1, rows, cols, channels)`."""
-        batch = np.asarray(image, "float32")[None]
-        dtype = self.input["dtype"]
-        if not np.issubdtype(dtype, np.integer):
-            return batch.astype(dtype)
-        scale, zero_point = self.input["quantization"]
-        limits = np.iinfo(dtype)
-        levels = np.round(batch / scale + zero_point)
-        return np.clip(levels, limits.min, limits.max).astype(dtype)
-
-    def __call__(self, image):
-        """The outputs for one example, as float32 of shape `(outputs,)`."""
-        return self.dequantize(self.stored(image))[0]
-
-    def stored(self, image):
-        """The outputs for one example as the file gives them, `(1, outputs)`."""
-        self.interpreter.set_tensor(self.input["index"], self.quantize(image))
-        self.interpreter.invoke()
-        return self.interpreter.get_tensor(self.output["index"])
-
-    def dequantize(self, output):
-        """Stored outputs as float32."""
-        if np.issubdtype(self.output["dtype"], np.integer):
-            scale, zero_point = self.output["quantization"]
-            return (output.astype("float32") - zero_point) * np.float32(scale)
-        return output.astype("float32")
 
 
 def largest(outputs):
