@@ -18,7 +18,7 @@ from cnn_l1.scores import (
     score,
     standard_error,
 )
-from cnn_l1.structures import as_dtype, as_float32, common_length, in_order, mapped
+from cnn_l1.structures import as_dtype, as_float32, in_order, mapped
 from cnn_l1.tflite_file import ExportError, float_operators, read_operators, read_tflite
 
 __all__ = [
@@ -142,7 +142,7 @@ def measure_tflite(path, batches, reference, decide=None):
     runner = TFLiteRunner(path)
 
     def run(inputs):
-        rows = [_as_list(runner(*given)) for given in _examples(inputs, len(runner.inputs))]
+        rows = [_as_list(runner(*given)) for given in runner.examples(inputs)]
         try:
             return [np.stack(column) for column in zip(*rows, strict=True)]
         except ValueError:
@@ -379,23 +379,6 @@ def _targets_in_order(targets, names):
     if targets is None:
         return None
     return in_order(targets, names, "targets", single=len(names) == 1)
-
-
-def _examples(inputs, count):
-    """The arguments of a runner for each example of a batch."""
-    if isinstance(inputs, Mapping):
-        arrays = {name: np.asarray(value) for name, value in inputs.items()}
-        length = common_length(arrays.values())
-        if count == 1 and len(arrays) == 1:
-            (only,) = arrays.values()
-            return [(one,) for one in only]
-        return [({name: value[i] for name, value in arrays.items()},) for i in range(length)]
-    if count == 1:
-        (only,) = in_order(inputs, [""], "inputs", single=True)
-        return [(one,) for one in np.asarray(only)]
-    columns = in_order(inputs, [""] * count, "inputs")
-    columns = [np.asarray(column) for column in columns]
-    return [tuple(column[i] for column in columns) for i in range(common_length(columns))]
 
 
 def predict(model, split):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cnn_l1.silence import silenced
+from cnn_l1.structures import common_length, in_order
 from cnn_l1.tflite_file import ExportError
 
 PREFIX = "serving_default_"  # what the converter puts before the name of an input
@@ -108,7 +109,7 @@ class TFLiteRunner:
                 file takes.
             ExportError: If LiteRT fails on them.
         """
-        stored = self._stored(self._in_order(inputs))
+        stored = self.stored_outputs(*inputs)
         found = [
             self._without_batch(self._real(value, detail))
             for value, detail in zip(stored, self.outputs, strict=True)
@@ -117,8 +118,37 @@ class TFLiteRunner:
 
     def stored(self, *inputs) -> Any:
         """The outputs for one example as the file gives them, with the batch axis."""
-        found = self._stored(self._in_order(inputs))
+        found = self.stored_outputs(*inputs)
         return found[0] if len(found) == 1 else found
+
+    def stored_outputs(self, *inputs) -> list[np.ndarray]:
+        """A list of all outputs for one example: see `stored`."""
+        return self._stored(self.as_inputs(*inputs))
+
+    def as_inputs(self, *inputs) -> list[np.ndarray]:
+        """One example as the file takes it: quantized, with the batch axis, in order."""
+        given = self._in_order(inputs)
+        return [self._batched(one, number) for number, one in enumerate(given)]
+
+    def examples(self, inputs) -> list[tuple]:
+        """The arguments of a call for each example of a batch.
+
+        Args:
+            inputs: `(examples, …)`, or a tuple, list or dict of them for several inputs.
+        """
+        count = len(self.inputs)
+        if isinstance(inputs, Mapping):
+            arrays = {name: np.asarray(value) for name, value in inputs.items()}
+            if count == len(arrays) == 1:
+                return [(one,) for array in arrays.values() for one in array]
+            length = common_length(arrays.values())
+            return [({name: array[i] for name, array in arrays.items()},) for i in range(length)]
+        columns = [
+            np.asarray(one) for one in in_order(inputs, [""] * count, "inputs", single=count == 1)
+        ]
+        if not columns:
+            return [()]
+        return [tuple(column[i] for column in columns) for i in range(common_length(columns))]
 
     def quantize(self, example, number: int = 0) -> np.ndarray:
         """An example of an input as the file takes it, with the batch axis.
@@ -168,8 +198,7 @@ class TFLiteRunner:
         names = ", ".join(name for name in self.input_names if name)
         return f" ({names})" if names else ""
 
-    def _stored(self, inputs):
-        values = [self._batched(one, number) for number, one in enumerate(inputs)]
+    def _stored(self, values):
         try:
             changed = [n for n, value in enumerate(values) if value.shape != self._shapes[n]]
             for number in changed:
@@ -282,6 +311,8 @@ class TFLiteRunner:
 
     def _failure(self, error, where=""):
         reason = " ".join(str(error).split())
+        if "TFLM_DECODE" in reason:
+            reason = "one encoded for TFLite Micro, which LiteRT cannot run; take the plain file"
         return ExportError(
             f"{self.name}: expected a file that LiteRT runs{where}. Received: {reason}"
         )
