@@ -49,11 +49,18 @@ class TFLiteRunner:
                 self.interpreter = Interpreter(
                     num_threads=threads, experimental_op_resolver_type=resolver, **source
                 )
-                self.interpreter.allocate_tensors()
+                # A size that is left open may be too small until an example sets it.
+                self.allocated = not self._is_open()
+                if self.allocated:
+                    self.interpreter.allocate_tensors()
         except NATIVE_ERRORS as error:
             # E.g. int8 ranges of a network whose every output is 0.
             raise self._refusal(error) from None
         self._read_details()
+
+    def _is_open(self) -> bool:
+        details = self.interpreter.get_input_details()
+        return any(-1 in one["shape_signature"] for one in details)
 
     def _read_details(self) -> None:
         self.inputs = self.interpreter.get_input_details()
@@ -164,7 +171,7 @@ class TFLiteRunner:
                     f"{self.name}: expected an example of shape {shape[1:]} for input "
                     f"{details['name']!r}. Received: shape {tuple(array.shape[1:])}"
                 )
-        if not changed:
+        if not changed and self.allocated:
             return
         try:
             for array, details in changed:
@@ -173,6 +180,7 @@ class TFLiteRunner:
                 self.interpreter.allocate_tensors()
         except NATIVE_ERRORS as error:
             raise self._refusal(error) from None
+        self.allocated = True
         self._read_details()
 
     def quantize(self, example: Any, details: dict[str, Any] | None = None) -> np.ndarray:
