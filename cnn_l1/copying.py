@@ -195,6 +195,7 @@ class _Copier:
             warnings.simplefilter("ignore", UserWarning)
             result = self.model(model, shapes, whole)
             self.fill()
+        result.optimizer = None  # an uncompiled Sequential has none at all
         return result
 
     def name(self, name: str) -> str:
