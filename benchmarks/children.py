@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+START_SECONDS = 120.0  # for TensorFlow, on a machine that is busy
 MARK = "\x1e"  # so that lines of ours are told from what native code prints
 
 
@@ -91,8 +92,7 @@ def _one_child(module: str, tasks: list, seconds: float) -> Iterator[tuple[Any, 
     running, buffered = tasks[0], b""
     selector = selectors.DefaultSelector()
     selector.register(child.stdout, selectors.EVENT_READ)
-    # Starting TensorFlow takes its time too, on a machine that is busy.
-    deadline = time.monotonic() + seconds + 120
+    deadline = time.monotonic() + seconds + START_SECONDS
     finished = 0
     try:
         while True:

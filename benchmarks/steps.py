@@ -17,7 +17,7 @@ import numpy as np
 
 import cnn_l1
 from benchmarks import children
-from cnn_l1 import export, micro
+from cnn_l1 import micro, onnx_file
 
 # Of the largest output. Float32 sums are taken in another order; float16 has 11 bits of
 # mantissa; int8 has 255 steps a tensor, and errors of a few layers add up. A wrong file, of
@@ -107,8 +107,11 @@ def run_tflite(path: Any, inputs: Any) -> list[np.ndarray]:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(path), num_threads=1)
-    interpreter.allocate_tensors()
     arrays = keras.tree.flatten(inputs)
+    for array, details in zip(arrays, interpreter.get_input_details(), strict=True):
+        if -1 in details["shape_signature"]:
+            interpreter.resize_tensor_input(details["index"], (1, *array.shape[1:]))
+    interpreter.allocate_tensors()
     found: list[list[np.ndarray]] = []
     for number in range(len(arrays[0])):
         for array, details in zip(arrays, interpreter.get_input_details(), strict=True):
@@ -148,7 +151,7 @@ def onnx_cell(model: Any, inputs: Any) -> Cell:
 
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "model.onnx")
-        export.export_onnx(model, path)
+        onnx_file.export_onnx(model, path)
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         arrays = keras.tree.flatten(inputs)
         fed = dict(zip((one.name for one in session.get_inputs()), arrays, strict=True))
