@@ -579,8 +579,11 @@ def known_failure(error):
 
     from cnn_l1.callbacks import DivergedError, EmptyLayerError
     from cnn_l1.export import ExportError
+    from cnn_l1.goals import TargetError
     from cnn_l1.shrink import ShrinkError
 
+    if isinstance(error, TargetError):
+        return f"target: {error}"
     if isinstance(error, (DivergedError, EmptyLayerError, ExportError, ShrinkError)):
         return str(error)
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
