@@ -131,7 +131,7 @@ def largest_linear(config):
     dataset = data.load(config.data, config.seed)
     task = tasks.task_of(config.training.loss, dataset.about)
     model = models.build(
-        config, dataset.about.input_shape, task.outputs, dataset.statistics(), augmentation=False
+        config, dataset.about.input_shape, task.outputs, dataset.statistics()
     )
     inputs, targets = dataset.train.inputs, dataset.train.targets
     if inputs is None:

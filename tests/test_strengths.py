@@ -183,7 +183,7 @@ def gradient_at_zero(config, intercepts):
     dataset = data.load(config.data, config.seed)
     task = tasks.task_of(config.training.loss, dataset.about)
     model = models.build(
-        config, dataset.about.input_shape, task.outputs, dataset.statistics(), augmentation=False
+        config, dataset.about.input_shape, task.outputs, dataset.statistics()
     )
     dense = model.get_layer("dense")
     dense.kernel.assign(tf.zeros_like(dense.kernel))
