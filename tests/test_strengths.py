@@ -182,9 +182,7 @@ def gradient_at_zero(config, intercepts):
     """The largest gradient of the data's loss in a kernel of zeros, by TensorFlow."""
     dataset = data.load(config.data, config.seed)
     task = tasks.task_of(config.training.loss, dataset.about)
-    model = models.build(
-        config, dataset.about.input_shape, task.outputs, dataset.statistics()
-    )
+    model = models.build(config, dataset.about.input_shape, task.outputs, dataset.statistics())
     dense = model.get_layer("dense")
     dense.kernel.assign(tf.zeros_like(dense.kernel))
     dense.bias.assign(intercepts)
