@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cnn_l1.fused import fused_batch_norm
     from cnn_l1.groups import attach_groups, attach_slimming
     from cnn_l1.layer_kinds import Kernel, LayerKind, register_layer_kind
+    from cnn_l1.loss_check import gives_logits
     from cnn_l1.macs import count_macs
     from cnn_l1.measure import measure_tflite
     from cnn_l1.optimizers import HoldZeros, Proximal
@@ -43,6 +44,7 @@ _MODULES = {
     "fold_batch_norm": "fold",
     "fused_batch_norm": "fused",
     "count_macs": "macs",
+    "gives_logits": "loss_check",
     "Kernel": "layer_kinds",
     "LayerKind": "layer_kinds",
     "register_layer_kind": "layer_kinds",
@@ -87,6 +89,7 @@ __all__ = [
     "export_tflite",
     "fold_batch_norm",
     "fused_batch_norm",
+    "gives_logits",
     "measure_tflite",
     "plain_copy",
     "plan_shrink",

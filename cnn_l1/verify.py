@@ -75,6 +75,9 @@ def verify(folder, with_data=True):
         files = report["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [*found, f"report.json, config.yaml: expected to be read. Received: {_short(error)}"]
+    if report.get("error"):
+        error = report["error"]
+        return [*found, f"report.json: expected a run that ended well. Received: {error}"]
     found += check_config(config, report)
     found += check_formats(folder, files, config, report.get("refused", {}))
     examples = None
