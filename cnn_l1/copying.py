@@ -72,7 +72,7 @@ def copy_for_file(model: keras.Model, input_shape: Any = None, whole_ids: bool =
         ExportError, ValueError: See `plain_copy`.
     """
     copied = plain_copy(model, batch_size=1, input_shape=input_shape)
-    ids = _float_ids(copied) if whole_ids else set()
+    ids = frozenset(_float_ids(copied) if whole_ids else ())
     if not ids:
         return copied
     shapes = input_shapes(copied)
@@ -189,7 +189,7 @@ class _Copier:
         self.made: dict[int, Any] = {}
         self.pairs: list[tuple[Any, Any]] = []
 
-    def copy(self, model: keras.Model, shapes: list, whole: set[str] = frozenset()):
+    def copy(self, model: keras.Model, shapes: list, whole: frozenset[str] = frozenset()):
         with warnings.catch_warnings():
             # About lambdas and names of inputs: the model's builder has seen them.
             warnings.simplefilter("ignore", UserWarning)
@@ -204,7 +204,7 @@ class _Copier:
         return f"layer_{name.encode().hex()}"
 
     def model(
-        self, model: keras.Model, shapes: list | None = None, whole: set[str] = frozenset()
+        self, model: keras.Model, shapes: list | None = None, whole: frozenset[str] = frozenset()
     ) -> keras.Model:
         functional = as_functional(model)
         if shapes is None:

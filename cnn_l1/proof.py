@@ -286,8 +286,8 @@ def _before_rescaling(layer: Any) -> _Range | None:
         return None
     # −1 to 1, or 0 to 1: what scaling is for. Pixels otherwise.
     low = -1.0 if offset < 0 else 0.0
-    ends = sorted(((low - float(offset)) / float(scale), (1.0 - float(offset)) / float(scale)))
-    return _Range(*ends)
+    low, high = sorted((end - float(offset)) / float(scale) for end in (low, 1.0))
+    return _Range(low, high)
 
 
 def _before_normalization(layer: Any, spec: InputSpec) -> _Range | None:

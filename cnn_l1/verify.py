@@ -76,8 +76,8 @@ def verify(folder, with_data=True):
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [*found, f"report.json, config.yaml: expected to be read. Received: {_short(error)}"]
     if report.get("error"):
-        error = report["error"]
-        return [*found, f"report.json: expected a run that ended well. Received: {error}"]
+        ended = report["error"]
+        return [*found, f"report.json: expected a run that ended well. Received: {ended}"]
     found += check_config(config, report)
     found += check_formats(folder, files, config, report.get("refused", {}))
     examples = None

@@ -12,7 +12,7 @@ from cnn_l1 import export, models, penalties
 from cnn_l1.augmentation import with_augmentation
 from cnn_l1.config import ConfigError
 from cnn_l1.models import InputStatistics
-from cnn_l1.settings import ACTIVATION, ModelConfig
+from cnn_l1.settings import ACTIVATION, AugmentationConfig, ModelConfig
 
 FLATTEN = {"type": "flatten"}
 LOGITS = {"type": "dense", "units": "classes", "activation": "linear"}
