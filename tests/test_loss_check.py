@@ -92,7 +92,7 @@ def warned(model, loss):
     return [str(w.message) for w in caught if w.category is LossWarning]
 
 
-@pytest.mark.parametrize("loss", PROBABILITY_LOSSES, ids=str)
+@pytest.mark.parametrize("loss", PROBABILITY_LOSSES)
 def test_logits_under_a_loss_of_probabilities(loss):
     (message,) = warned(LOGITS["dense"](), loss)
     assert "expects probabilities" in message
@@ -100,14 +100,14 @@ def test_logits_under_a_loss_of_probabilities(loss):
     assert warned(SOFTMAX["dense"](), loss) == []
 
 
-@pytest.mark.parametrize("loss", LOGITS_LOSSES, ids=str)
+@pytest.mark.parametrize("loss", LOGITS_LOSSES)
 def test_probabilities_under_a_loss_of_logits(loss):
     (message,) = warned(SOFTMAX["dense"](), loss)
     assert "from_logits=False" in message
     assert warned(LOGITS["dense"](), loss) == []
 
 
-@pytest.mark.parametrize("loss", OTHERS, ids=str)
+@pytest.mark.parametrize("loss", OTHERS)
 def test_other_losses_are_right(loss):
     assert warned(LOGITS["dense"](), loss) == []
     assert warned(SOFTMAX["dense"](), loss) == []
