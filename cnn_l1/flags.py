@@ -25,8 +25,8 @@ def add_flags(parser, what, example):
     parser.add_argument(
         "--sparsity",
         metavar="FRACTION",
-        help="fraction of kernel weights to become zero, e.g. 0.9; sets all that it needs: "
-        "target, penalty, no thresholding (see cnn_l1/recipe.py); --set comes before it",
+        help="fraction of kernel weights to become zero, e.g. 0.9 (of multiply-adds, where the "
+        "penalty is group_l1); sets the target, a reweighted penalty, and all else it needs",
     )
     parser.set_defaults(what=what)
     parser.add_argument(
