@@ -34,6 +34,8 @@ TOLERANCES = {
     "fold": 1e-4,
 }
 
+NOTE_LENGTH = 280
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -65,8 +67,9 @@ def judged(step: Callable[[], Cell]) -> Cell:
 
 
 def plain(reason: str) -> str:
-    """A reason without folders of the moment."""
-    return re.sub(r"/\S*/([\w.]+)", r"\1", reason)
+    """A reason without folders of the moment, in `NOTE_LENGTH` characters."""
+    text = re.sub(r"/\S*/([\w.]+)", r"\1", reason)
+    return text if len(text) <= NOTE_LENGTH else text[: NOTE_LENGTH - 1].rstrip() + "…"
 
 
 def flat(outputs: Any) -> list[np.ndarray]:
