@@ -31,7 +31,7 @@ COMPUTE_BOUND_MACS = 10_000_000
 
 def built(name, shape):
     config = validate({"name": "latency", "model": {"name": name}, "penalty": {"name": "none"}})
-    return models.build(config, shape, 10, augmentation=False)
+    return models.build(config, shape, 10)
 
 
 def vgg(shape=(32, 32, 3)):

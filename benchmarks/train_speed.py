@@ -34,6 +34,7 @@ import tensorflow as tf  # noqa: E402
 
 from cnn_l1 import config as configs  # noqa: E402
 from cnn_l1 import data, fused, models, optimizers, penalties, shrink, tasks  # noqa: E402
+from cnn_l1.augmentation import with_augmentation  # noqa: E402
 
 CONFIGS = ("configs/lenet5_mnist.yaml", "configs/resnet8_cifar10.yaml")
 # (rows, cols, channels) and training images an epoch, nine tenths of the split.
@@ -80,8 +81,9 @@ def make(path, settings, images):
     model = models.build(config, shape, 10, neutral)
     if settings["halve"]:
         model = shrink.apply_shrink(model, shrink.plan_shrink(without_half(model)))
-    keras.config.set_dtype_policy("float32")
     penalties.detach(model)
+    model = with_augmentation(model, config.data.augmentation, config.seed)
+    keras.config.set_dtype_policy("float32")
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (images, *shape), dtype="uint8")
     labels = random.integers(0, 10, images)

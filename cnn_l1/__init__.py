@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from cnn_l1.fused import fused_batch_norm
     from cnn_l1.groups import attach_groups, attach_slimming
     from cnn_l1.layer_kinds import Kernel, LayerKind, register_layer_kind
+    from cnn_l1.load import load_model
+    from cnn_l1.loss_check import gives_logits
     from cnn_l1.macs import count_macs
     from cnn_l1.measure import measure_tflite
     from cnn_l1.optimizers import HoldZeros, Proximal
@@ -42,7 +44,9 @@ _MODULES = {
     "apply_shrink": "shrink",
     "fold_batch_norm": "fold",
     "fused_batch_norm": "fused",
+    "load_model": "load",
     "count_macs": "macs",
+    "gives_logits": "loss_check",
     "Kernel": "layer_kinds",
     "LayerKind": "layer_kinds",
     "register_layer_kind": "layer_kinds",
@@ -87,6 +91,8 @@ __all__ = [
     "export_tflite",
     "fold_batch_norm",
     "fused_batch_norm",
+    "gives_logits",
+    "load_model",
     "measure_tflite",
     "plain_copy",
     "plan_shrink",

@@ -31,7 +31,8 @@ class Figures:
         memory_bytes: What the process grew by, at its peak, from before the file was
             loaded until it had run: the file, its weights as the kernels want them,
             and the arena.
-        macs: Multiply-adds of one example.
+        macs: Multiply-adds of one example, as far as they can be counted; see
+            `tflite_macs.file_macs`.
     """
 
     file: str
@@ -86,29 +87,47 @@ def compare(paths, threads=1, runs=200):
 
     Returns:
         `(figures, warnings)`: a `Figures` for each file, and lines that say where the
-        machine was too noisy for them.
+        machine was too noisy for them, which sizes were chosen where they are open, and
+        what was not counted.
 
     Raises:
         ConfigError: If a file cannot be read or run.
     """
     import numpy as np
 
-    from cnn_l1.measure import TFLiteRunner
-    from cnn_l1.tflite_file import ExportError, count_tflite_macs
+    from cnn_l1.runner import TFLiteRunner
+    from cnn_l1.sample_inputs import run_once
+    from cnn_l1.silence import silenced
+    from cnn_l1.tflite_file import ExportError
+    from cnn_l1.tflite_macs import file_macs
 
-    runners, contents = [], []
+    runners, contents, memory, warnings = [], [], [], []
+    macs = []
     for path in paths:
         try:
             contents.append(pathlib.Path(path).read_bytes())
+            # In a process of its own first: a broken file can end the one that runs it.
+            memory.append(_grown(path, threads))
             runner = TFLiteRunner(path, threads)
-            fill_inputs(runner.interpreter)
-            runner.interpreter.invoke()
+            with silenced():
+                shape = run_once(runner, contents[-1])
         except (OSError, RuntimeError, ValueError, ExportError) as error:
             reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
             raise ConfigError(
                 f"FILE: expected a .tflite file that runs. Received: {path} ({reason})"
             ) from None
         runners.append(runner)
+        shapes = None
+        if shape is not None:
+            warnings.append(f"{path}: its size is open; it was run on {shape}")
+            details = runner.interpreter.get_tensor_details()
+            shapes = {detail["index"]: detail["shape"] for detail in details}
+        counted = file_macs(contents[-1], shapes)
+        macs.append(counted.total)
+        if counted.unknown:
+            warnings.append(
+                f"{path}: its multiply-adds are without those of {', '.join(counted.unknown)}"
+            )
     cpu, wall = np.empty((2, runs, len(runners)))
     for run in range(-max(1, runs // 10), runs):
         for column, runner in enumerate(runners):
@@ -126,12 +145,11 @@ def compare(paths, threads=1, runs=200):
             p90_ms=float(tails[i]),
             ratio=float(medians[i] / medians[0]),
             bytes=len(contents[i]),
-            memory_bytes=peak_memory(path, threads),
-            macs=count_tflite_macs(contents[i]),
+            memory_bytes=memory[i],
+            macs=macs[i],
         )
         for i, path in enumerate(paths)
     ]
-    warnings = []
     for i, path in enumerate(paths):
         if tails[i] > NOISY_TAIL * medians[i]:
             warnings.append(
@@ -146,32 +164,31 @@ def compare(paths, threads=1, runs=200):
     return figures, warnings
 
 
-def fill_inputs(interpreter):
-    """Inputs that are not all equal, for some kernels are faster on zeros."""
-    import numpy as np
-
-    random = np.random.default_rng(0)
-    for detail in interpreter.get_input_details():
-        dtype, shape = np.dtype(detail["dtype"]), detail["shape"]
-        if np.issubdtype(dtype, np.integer):
-            limits = np.iinfo(dtype)
-            low, high = max(limits.min, -(2**15)), min(limits.max, 2**15 - 1)
-            values = random.integers(low, high, shape, endpoint=True)
-        elif dtype == np.bool_:
-            values = random.integers(0, 2, shape)
-        else:
-            values = random.uniform(0, 1, shape)
-        interpreter.set_tensor(detail["index"], np.asarray(values).astype(dtype))
-
-
 def peak_memory(path, threads=1):
     """Bytes a process grows by when it loads a file and runs it once; `None` if unknown."""
+    from cnn_l1.tflite_file import ExportError
+
+    try:
+        return _grown(path, threads)
+    except ExportError:
+        return None
+
+
+def _grown(path, threads):
+    """As `peak_memory`; an `ExportError` if the file does not run there."""
+    from cnn_l1.tflite_file import ExportError
+
     command = [sys.executable, "-m", "cnn_l1.benchmark_memory", str(path), str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode < 0:
+        raise ExportError(f"it ended LiteRT's process with signal {-done.returncode}")
     try:
-        return json.loads(done.stdout.strip().splitlines()[-1])["bytes"]
-    except (IndexError, ValueError, KeyError):
+        told = json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
         return None
+    if "error" in told:
+        raise ExportError(told["error"])
+    return told["bytes"]
 
 
 if __name__ == "__main__":

@@ -15,24 +15,31 @@ import pathlib
 import re
 import sys
 
-from cnn_l1.benchmark import fill_inputs
+from cnn_l1.runner import TFLiteRunner
+from cnn_l1.sample_inputs import run_once
 from cnn_l1.silence import silenced
 
 STATUS = pathlib.Path("/proc/self/status")
 
 
 def main(path, threads):
-    """Print `{"bytes": growth}`; `null` where the system does not say."""
-    from ai_edge_litert.interpreter import Interpreter
+    """Print `{"bytes": growth}`; `null` where the system does not say, or `{"error": why}`."""
+    content = pathlib.Path(path).read_bytes()
 
     def run():
-        interpreter = Interpreter(model_path=path, num_threads=threads)
-        interpreter.allocate_tensors()
-        fill_inputs(interpreter)
-        interpreter.invoke()
+        run_once(TFLiteRunner(path, threads), content)
 
     with silenced():
-        run()
+        try:
+            run()
+        except Exception as error:  # whatever broken bytes make a reader raise
+            failure: str | None = " ".join(str(error).split()) or type(error).__name__
+        else:
+            failure = None
+    if failure is not None:
+        print(json.dumps({"error": failure}))
+        return
+    with silenced():
         gc.collect()
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)

@@ -9,6 +9,7 @@ from keras import ops
 
 from cnn_l1 import sparsity
 from cnn_l1.coupling import channel_spaces
+from cnn_l1.loss_check import check_loss
 from cnn_l1.optimizers import HoldZeros, Proximal
 
 
@@ -58,6 +59,9 @@ class SparsityMonitor(keras.callbacks.Callback):
         self.empty_layers = empty_layers
         self.counts = None
         self._reported = set()
+
+    def on_train_begin(self, logs=None):
+        check_loss(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
         self.counts = counts = sparsity.count(self.model)
@@ -158,6 +162,7 @@ class Threshold(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         wrapped_optimizer(self.model, HoldZeros, type(self).__name__)
+        check_loss(self.model)
 
     def on_epoch_begin(self, epoch, logs=None):
         if not self._is_due(epoch):
@@ -304,6 +309,9 @@ class StrengthRamp(keras.callbacks.Callback):
                 f"`ramp_epochs` must be 0 or more. Received: ramp_epochs={ramp_epochs!r}"
             )
         self.ramp_epochs = ramp_epochs
+
+    def on_train_begin(self, logs=None):
+        check_loss(self.model)
 
     def scale(self, epoch):
         return min(1.0, (epoch + 1) / (self.ramp_epochs + 1))

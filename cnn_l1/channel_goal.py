@@ -9,7 +9,7 @@ from keras import ops
 from cnn_l1 import coupling
 from cnn_l1.callbacks import channel_squares, zero_channels
 from cnn_l1.costs import ChannelCosts
-from cnn_l1.goals import PATH_ENDS, RETREAT, Goal, is_penalised
+from cnn_l1.goals import PATH_ENDS, RETREAT, Goal, TargetError, is_penalised
 from cnn_l1.penalties import is_kernel
 from cnn_l1.shrink import plan_shrink
 
@@ -46,7 +46,7 @@ class ChannelGoal(Goal):
         least = self.costs.macs(self.spaces, [np.arange(x.size) > 0 for x in self.spaces])
         self.total = self.costs.macs(self.spaces, [np.zeros(x.size, bool) for x in self.spaces])
         if not least <= macs < self.total:
-            raise ValueError(
+            raise TargetError(
                 f"`macs` must be {least:,} or more, which always stay, and below {self.total:,}, "
                 f"what the network has. Received: macs={macs:,}"
             )

@@ -15,6 +15,7 @@ from typing import Any, get_args, get_origin
 import pydantic
 import yaml
 
+from cnn_l1 import recipe
 from cnn_l1.settings import Config, Section
 
 
@@ -55,12 +56,14 @@ def _construct_mapping(loader, node, deep=False):
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 
 
-def load(path, overrides=()):
+def load(path, overrides=(), sparsity: float | None = None):
     """Read a config file and apply `key=value` overrides.
 
     Args:
         path: A YAML file.
         overrides: Texts such as `"optimizer.learning_rate=3e-4"`, in order.
+        sparsity: Float between 0 and 1: change the settings by the default recipe
+            (`cnn_l1.recipe`) so that the run reaches it. Default `None`: no recipe.
 
     Returns:
         A validated, frozen `Config`.
@@ -83,9 +86,27 @@ def load(path, overrides=()):
         raise ConfigError(
             f"{path}: expected a mapping of settings. Received: {_kind(data)} ({_short(data)})"
         )
+    named: dict[str, Any] = {}
     for override in overrides:
         _apply_override(data, override)
-    return validate(data, str(path))
+        _apply_override(named, override)
+    if sparsity is None:
+        return validate(data, str(path))
+    return _load_by_recipe(data, named, sparsity, str(path))
+
+
+def _load_by_recipe(data, named, sparsity, path):
+    try:
+        recipe.check_sparsity(sparsity)
+        recipe.apply_recipe(data, named, sparsity)
+    except recipe.RecipeError as error:
+        raise ConfigError(f"--sparsity: {error}") from None
+    source = f"{path} with --sparsity {sparsity:g}"
+    config = validate(data, source)
+    if config.target is not None and config.target.macs is not None:
+        data["target"]["macs"] = recipe.macs_left(config, sparsity)
+        config = validate(data, source)
+    return config
 
 
 def validate(data, source="config"):

@@ -30,6 +30,10 @@ NETWORK_PROBE = ("storage.googleapis.com", 443)
 NETWORK_TIMEOUT_S = 5.0
 
 
+class DataError(RuntimeError):
+    """A data set that cannot be fetched or read."""
+
+
 def _no_stream() -> tf.data.Dataset:
     raise TypeError("A split in memory expected to be read from `inputs`. Received: a stream")
 
@@ -241,8 +245,15 @@ def _builder(config):
         from cnn_l1 import embedded
 
         builder = embedded.BUILDERS[config.name](data_dir=_embedded_dir())
-        with silenced(), contextlib.suppress(FileExistsError):  # prepared meanwhile
-            builder.download_and_prepare()
+        try:
+            with silenced(), contextlib.suppress(FileExistsError):  # prepared meanwhile
+                builder.download_and_prepare()
+        except (OSError, tf.errors.OpError) as error:
+            raise DataError(
+                f"data.name: expected to prepare {config.name!r} in {_embedded_dir()}, the user's "
+                "cache (XDG_CACHE_HOME moves it). "
+                f"Received: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            ) from None
         return builder
     data_dir = _data_dir(config)
     try:
@@ -271,7 +282,14 @@ def _builder(config):
             "data.download=true to fetch it."
         )
     _check_network(config.name, data_dir)
-    builder.download_and_prepare()
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # a server's refusal, a cut-off archive, no room, a missing package
+        reason = " ".join(str(error).split())[:300] or "no message"
+        raise DataError(
+            f"data.download: expected to fetch and prepare {config.name!r} in {data_dir}. "
+            f"Received: {type(error).__name__}: {reason}"
+        ) from None
     return builder
 
 
@@ -376,10 +394,17 @@ def _read(builder, keys, input_shape, config, split):
         inputs = np.empty((size, *input_shape), input_type)
         targets = np.empty((size, *target_shape), target_type.as_numpy_dtype)
         start = 0
-        for some_inputs, some_targets in stream().batch(EVALUATION_BATCH).prefetch(2):
-            stop = start + len(some_targets)
-            inputs[start:stop], targets[start:stop] = some_inputs.numpy(), some_targets.numpy()
-            start = stop
+        try:
+            for some_inputs, some_targets in stream().batch(EVALUATION_BATCH).prefetch(2):
+                stop = start + len(some_targets)
+                inputs[start:stop], targets[start:stop] = some_inputs.numpy(), some_targets.numpy()
+                start = stop
+        except (OSError, tf.errors.OpError) as error:
+            raise DataError(
+                f"data: expected to read {builder.info.name!r}, split {split!r}, in "
+                f"{builder.data_dir}. "
+                f"Received: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            ) from None
         return Split(size, inputs, targets)
     bare = builder.as_dataset(
         split=split,

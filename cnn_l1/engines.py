@@ -24,7 +24,7 @@ class Job:
     Attributes:
         name: Name of its folder.
         config: Its resolved config, as plain data.
-        strength: Its λ; 0 for the dense twin.
+        strength: Its λ; 0 for the dense baseline.
         warm: Whether it starts from the weights of the chain's job before it.
     """
 
@@ -202,7 +202,7 @@ def run_job(folder, job, previous=None, watchers=()):
 
     folder = pathlib.Path(folder)
     output = folder / "points" / job.name
-    if (output / "report.json").is_file():
+    if runs.is_finished(output):
         failure_file(folder, job.name).unlink(missing_ok=True)
         return Event(job.name, "there")
     log = folder / "logs" / f"{job.name}.txt"
@@ -214,15 +214,26 @@ def run_job(folder, job, previous=None, watchers=()):
 
             data = json.loads(json.dumps(job.config))
             if job.warm and previous is not None:
-                start = folder / "points" / previous / "model.keras"
+                start = start_of(folder / "points" / previous)
                 data["model"]["initial_weights"] = str(start)
-            train.run(configs.validate(data, job.name), output, watchers=watchers)
+            # What an earlier part of the sweep left unfinished is done anew.
+            unfinished = (output / runs.MARK).is_file()
+            config = configs.validate(data, job.name)
+            train.run(config, output, unfinished, watchers, forewarn=False)
     except Exception as error:
         event = Event(job.name, "failed", _reason(error))
         write_failure(folder, event)
         return event
     failure_file(folder, job.name).unlink(missing_ok=True)
     return Event(job.name, "done")
+
+
+def start_of(folder):
+    """The file of a run from whose weights another one can start."""
+    from cnn_l1.files import UNFOLDED
+
+    unfolded = folder / UNFOLDED
+    return unfolded if unfolded.is_file() else folder / "model.keras"
 
 
 @contextlib.contextmanager

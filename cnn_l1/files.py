@@ -1,17 +1,21 @@
-"""The files of a run: written in every configured format, described, encoded, measured."""
+"""The files of a run: written in every configured format, described, encoded, measured.
 
+A format that fails loses its own file alone: the reason is told, and the others stand.
+"""
+
+import contextlib
 import dataclasses
 
 from cnn_l1 import config as configs
 from cnn_l1 import encode, export, firmware, fold, macs, measure, metadata, micro, sparse_tflite
 from cnn_l1.config import ConfigError
-from cnn_l1.tflite_file import ExportError
+from cnn_l1.failures import is_of_the_disk, reason_of, remove
+from cnn_l1.formats import SPARSE, SPARSE_IMAGES, print_refused, write_format
 
 # What TFLite Micro has kernels for.
 MICRO_KINDS = ("float32", "int8", "int16x8")
-# Formats that store zeros as sparse tensors, and what they compute in.
-SPARSE = {"sparse_float32": "float32", "sparse_float16": "float16"}
-SPARSE_IMAGES = 8  # on which a sparse file must equal the dense one
+# The network before its batch-norms are folded, from which another training can start.
+UNFOLDED = "model_unfolded.keras"
 
 
 def check_formats(model, formats):
@@ -48,11 +52,15 @@ def export_files(model, folder, config, dataset, prefix=""):
     """
     folder, settings = folder / prefix, config.export
     folder.mkdir(exist_ok=True)
-    if settings.fold_batch_norm:
-        model = fold.fold_batch_norm(model)
-    files = {f"{prefix}model.keras": folder / "model.keras"}
-    refused = {}
+    # First, as it is: whatever fails later, the trained network is there.
     export.export_keras(model, folder / "model.keras")
+    if settings.fold_batch_norm:
+        if not prefix:
+            (folder / "model.keras").replace(folder / UNFOLDED)
+        model = fold.fold_batch_norm(model)
+        export.export_keras(model, folder / "model.keras")
+    files = {f"{prefix}model.keras": folder / "model.keras"}
+    refused: dict[str, str] = {}
     samples = None
     if set(export.CALIBRATED) & set(settings.formats):
         samples = dataset.train.sample(settings.calibration_images)
@@ -61,45 +69,95 @@ def export_files(model, folder, config, dataset, prefix=""):
             continue
         name = export.file_name(kind)
         path = folder / name
-        if kind == "saved_model":
-            export.export_saved_model(model, path)
-        elif kind == "onnx":
-            export.export_onnx(model, path)
-        elif kind in SPARSE:
-            try:
-                images = dataset.validation.sample(SPARSE_IMAGES)
-                sparse_tflite.export_sparse_tflite(model, path, SPARSE[kind], images)
-            except ExportError as error:
-                refused[prefix + name] = str(error)
-                print(f"Not written: {prefix}{error}")
-                continue
+        images = dataset.validation.sample(SPARSE_IMAGES) if kind in SPARSE else None
+        try:
+            write_format(model, kind, path, config, samples, images)
+            if settings.metadata and path.suffix == ".tflite":
+                describe_file(path, config, dataset.about)
+        except Exception as error:
+            remove(path)
+            if is_of_the_disk(error):
+                raise
+            refused[prefix + name] = reason_of(error)
         else:
-            images = samples if kind in export.CALIBRATED else None
-            export.export_tflite(model, path, images, kind, settings.io_type)
-        if settings.metadata and path.suffix == ".tflite":
-            describe_file(path, config, dataset.about)
-        files[prefix + name] = path
+            files[prefix + name] = path
     if "c" in settings.formats:
-        source = "int8" if "int8" in settings.formats else "float32"
-        path = folder / f"model_{source}.tflite"
-        firmware.write_c_source(path, path.with_suffix(".h"))
+        source = f"model_{'int8' if 'int8' in settings.formats else 'float32'}"
+        header = f"{prefix}{source}.h"
+        if f"{prefix}{source}.tflite" in refused:
+            refused[header] = f"it is made of {source}.tflite, which is not written"
+        else:
+            path = folder / f"{source}.tflite"
+            try:
+                firmware.write_c_source(path, path.with_suffix(".h"))
+            except Exception as error:
+                remove_source(path)
+                if is_of_the_disk(error):
+                    raise
+                refused[header] = reason_of(error)
+    print_refused(refused)
     return files, refused
+
+
+def remove_source(path):
+    """Remove the C source of a file, if there is one."""
+    for suffix in (".h", ".cc"):
+        remove(path.with_suffix(suffix))
+
+
+def remove_wrong(files, failed, refused):
+    """Remove exported files that do not run, or not rightly, once they were measured.
+
+    `model.keras` stays in any case.
+
+    Args:
+        files: `{name: path}`; what is removed leaves it.
+        failed: `{name: reason}`, as `measure_files` gives it; those files leave it too.
+        refused: `{name: reason}`; they come here.
+    """
+    for name in [n for n in failed if n in files and not n.endswith("model.keras")]:
+        path, reason = files.pop(name), failed.pop(name)
+        remove(path)
+        refused[name] = reason
+        header = path.with_suffix(".h")
+        if header.is_file() and path.suffix == ".tflite":
+            remove_source(path)
+            refused[name.replace(path.name, header.name)] = f"it is made of {path.name}"
+        print_refused({name: reason})
 
 
 def describe_file(path, config, about):
     """Put labels, the input's meaning and the config into a TFLite file."""
-    meaning = "features in their own units: " + ", ".join(about.feature_names or ())
-    if len(about.input_shape) == 3:
-        meaning = "pixels from 0 to 255; scaling is in the model"
-    output = "values" if about.class_names is None else "logits, one a class"
     told = configs.dump(config, folders=False)
     content = metadata.add_metadata(
-        path.read_bytes(), config.name, meaning, output, about.class_names, told
+        path.read_bytes(),
+        config.name,
+        input_meaning(config, about),
+        output_meaning(config, about),
+        about.class_names,
+        told,
     )
     path.write_bytes(content)
 
 
-def measure_files(files, examples, networks, task, config):
+def input_meaning(config, about):
+    """What a file's input is, in words."""
+    scaled = config.model.normalization != "none"
+    if len(about.input_shape) == 3:
+        return f"pixels from 0 to 255; {'scaling is in the model' if scaled else 'not scaled'}"
+    return "features in their own units: " + ", ".join(about.feature_names or ())
+
+
+def output_meaning(config, about):
+    """What a file's output is, in words."""
+    if about.class_names is None:
+        return "values"
+    if config.training.loss == "squared_error":
+        return "one value, 0 or 1" if len(about.class_names) == 2 else "values, one a class"
+    return "logits, one a class"
+
+
+def measure_files(files, examples, networks, task, config, failed=None):
     """Measure every exported file in the runtime of its kind, and time them side by side.
 
     Args:
@@ -108,6 +166,8 @@ def measure_files(files, examples, networks, task, config):
         networks: `{prefix: Keras model}` that the files were made of.
         task: The `tasks.Task`.
         config: The `measure` section of the settings.
+        failed: A dict that takes `{name: reason}` of files that cannot be measured, and
+            `{"name: what": reason}` of single figures. Default: such an error is raised.
 
     Returns:
         `{name: Measurement}`.
@@ -118,48 +178,81 @@ def measure_files(files, examples, networks, task, config):
     for name, path in files.items():
         prefix = next(p for p in sorted(networks, reverse=True) if name.startswith(p))
         batches = examples.evaluation_batches()
-        figures = measure.measure_file(path, batches, outputs[prefix], task.decide)
-        measured[name] = dataclasses.replace(figures, macs=costs[prefix])
-    timed = [name for name in files if name.endswith(".tflite")]
-    inputs = [examples.sample(1)[0]] * len(timed)
-    latencies = measure.time_files([files[n] for n in timed], inputs, config.latency_runs)
-    for name, (median, p90) in zip(timed, latencies, strict=True):
+        with _told(failed, name):
+            figures = measure.measure_file(path, batches, outputs[prefix], task.decide)
+            measured[name] = dataclasses.replace(figures, macs=costs[prefix])
+    timed = [name for name in measured if name.endswith(".tflite")]
+    latencies = {}
+    with _told(failed, "latency"):
+        latencies = _time(files, timed, examples.sample(1)[0], config)
+    for name in timed:
+        median, p90 = latencies.get(name, (None, None))
         measured[name] = dataclasses.replace(
-            measured[name],
-            latency_median_ms=median,
-            latency_p90_ms=p90,
-            ram_bytes=micro_ram(files[name]) if config.ram else None,
+            measured[name], latency_median_ms=median, latency_p90_ms=p90
         )
+        if config.ram:
+            with _told({} if failed is None else failed, f"{name}: RAM", say=True):
+                measured[name] = dataclasses.replace(
+                    measured[name], ram_bytes=micro.arena_bytes(files[name])
+                )
     return measured
 
 
-def micro_ram(path):
-    """The arena that TFLite Micro needs for a file, or `None`, said so, if it runs none such."""
+def _time(files, names, example, config):
+    paths = [files[name] for name in names]
+    times = measure.time_files(paths, [example] * len(paths), config.latency_runs)
+    return dict(zip(names, times, strict=True))
+
+
+@contextlib.contextmanager
+def _told(failed, name, say=False):
+    """Put an error that leaves the block into `failed`, and go on; but the disk's are raised."""
     try:
-        return micro.arena_bytes(path)
-    except micro.MicroError as error:
-        print(error)
-        return None
+        yield
+    except Exception as error:
+        if failed is None or is_of_the_disk(error):
+            raise
+        failed[name] = reason_of(error)
+        if say:
+            print(f"Not measured: {name}: {failed[name]}")
 
 
-def encode_files(files, settings):
-    """Write files with encoded zeros; returns `{name: path}` of those that became smaller."""
+def encode_files(files, settings, failed=None):
+    """Write files with encoded zeros; returns `{name: path}` of those that became smaller.
+
+    Args:
+        files: `{name: path}` of the plain files.
+        settings: The `export` section of the settings.
+        failed: A dict that takes the reasons of those that cannot be encoded. Default:
+            such an error is raised.
+    """
     written = {}
     for name, path in files.items() if settings.encode_zeros else ():
         if path.stem not in ("model_int8", "model_float32"):
             continue
-        content = metadata.remove_metadata(path.read_bytes())
-        small, _ = encode.encode_zeros(content, run=False)
-        if small != content:
-            target = path.with_name(f"{path.stem}_encoded.tflite")
-            target.write_bytes(small)
-            written[name.replace(path.name, target.name)] = target
+        target = path.with_name(f"{path.stem}_encoded.tflite")
+        encoded = name.replace(path.name, target.name)
+        with _told(failed, encoded, say=True):
+            content = metadata.remove_metadata(path.read_bytes())
+            small, _ = encode.encode_zeros(content, run=False)
+            if small != content:
+                target.write_bytes(small)
+                written[encoded] = target
     return written
 
 
-def measure_on_micro(files, examples, task, config):
-    """`{name: MicroFacts}` of the files that TFLite Micro runs."""
+def measure_on_micro(files, examples, task, config, failed=None):
+    """`{name: MicroFacts}` of the files that TFLite Micro runs; the others are told.
+
+    Args:
+        files: `{name: path}`, those with encoded zeros too.
+        examples: The `data.Split` to measure on.
+        task: The `tasks.Task`.
+        config: The `measure` section of the settings.
+        failed: A dict that takes the reasons of those that it does not run.
+    """
     facts: dict[str, micro.MicroFacts] = {}
+    failed = {} if failed is None else failed
     count = config.micro_examples
     if not count:
         return facts
@@ -169,8 +262,6 @@ def measure_on_micro(files, examples, task, config):
         if path.suffix != ".tflite" or stem.removeprefix("model_") not in MICRO_KINDS:
             continue
         plain = path.with_name(f"{stem}.tflite")
-        try:
+        with _told(failed, f"{name}: TFLite Micro", say=True):
             facts[name] = micro.measure_micro(path, inputs, targets, task.decide, plain)
-        except micro.MicroError as error:
-            print(error)
     return facts

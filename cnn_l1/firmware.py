@@ -19,6 +19,8 @@ RESOLVER_NAMES = {
     "UNIDIRECTIONAL_SEQUENCE_LSTM": "AddUnidirectionalSequenceLSTM",
 }
 
+DECODE = b"TFLM_DECODE"  # custom by its code, with a method of its own: AddDecode
+
 
 @dataclasses.dataclass(frozen=True)
 class TensorFacts:
@@ -34,7 +36,8 @@ def write_c_source(tflite, header, name="model"):
     """Write a header and a source for a TFLite file, without its metadata.
 
     The array is `alignas(16)`, as TFLite Micro needs it, and constant, so that it stays
-    in flash. Constants give its length and the quantization of input and output.
+    in flash. Constants give its length and the quantization of input and output; of
+    several, in the file's order, those of `input_0`, `input_1` and so on.
 
     Args:
         tflite: The `.tflite` file.
@@ -42,13 +45,14 @@ def write_c_source(tflite, header, name="model"):
         name: Prefix of the names in the source, a C identifier.
 
     Raises:
-        ValueError: If `name` is no C identifier.
+        ValueError: If `name` is no C identifier, or the file has inputs, outputs or
+            operators that TFLite Micro has none of.
     """
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
         raise ValueError(f"`name` must be a C identifier. Received: name={name!r}")
     tflite, header = pathlib.Path(tflite), pathlib.Path(header)
     content = remove_metadata(tflite.read_bytes())
-    source, target, operators = read_facts(content)
+    sources, targets, operators = read_facts(content)
     guard = f"{name.upper()}_H_"
     lines = [
         f"// {tflite.name}, {len(content)} bytes, as an array.",
@@ -62,7 +66,7 @@ def write_c_source(tflite, header, name="model"):
         f"constexpr std::size_t {name}_size = {len(content)};",
         "",
     ]
-    for label, facts in (("input", source), ("output", target)):
+    for label, facts in (*_labelled("input", sources), *_labelled("output", targets)):
         count = 1
         for size in facts.shape:
             count *= size
@@ -108,11 +112,18 @@ def read_c_source(source):
     return bytes(int(byte, 16) for byte in re.findall(r"0x([0-9a-f]{2}),", text))
 
 
+def _labelled(label, facts):
+    """Each input's or output's name in the source, and its facts."""
+    if len(facts) == 1:
+        return [(label, facts[0])]
+    return [(f"{label}_{number}", one) for number, one in enumerate(facts)]
+
+
 def read_facts(content):
-    """Input and output `TensorFacts` of a TFLite file, and its operators, each once."""
+    """`(inputs, outputs, operators)` of a TFLite file: `TensorFacts`, and names, each once."""
     from ai_edge_litert import schema_py_generated as schema
 
-    from cnn_l1.tflite_file import NUMPY_TYPES, read_tflite
+    from cnn_l1.tflite_file import NUMPY_TYPES, read_operators
 
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     graph = model.subgraphs[0]
@@ -121,15 +132,28 @@ def read_facts(content):
         tensor = graph.tensors[index]
         quantization = tensor.quantization
         quantized = quantization is not None and quantization.scale is not None
+        if tensor.type not in NUMPY_TYPES:
+            name = (tensor.name or b"without a name").decode(errors="replace")
+            raise ValueError(
+                f"Tensor {name!r}: expected an input or output of numbers. "
+                f"Received: type {tensor.type}"
+            )
         return TensorFacts(
             dtype=NUMPY_TYPES[tensor.type],
-            shape=tuple(int(size) for size in tensor.shape),
+            shape=() if tensor.shape is None else tuple(int(size) for size in tensor.shape),
             scale=float(quantization.scale[0]) if quantized else 1.0,
             zero_point=int(quantization.zeroPoint[0]) if quantized else 0,
         )
 
-    operators = tuple(sorted(set(read_tflite(content).operators)))
-    return facts(graph.inputs[0]), facts(graph.outputs[0]), operators
+    customs = [code.customCode for code in model.operatorCodes if code.customCode]
+    foreign = [code.decode(errors="replace") for code in customs if code != DECODE]
+    if foreign:
+        raise ValueError(
+            f"Expected operators that TFLite Micro has. Received: {', '.join(foreign)}"
+        )
+    operators = {"DECODE" if name == "CUSTOM" else name for name in read_operators(content)}
+    inputs = [] if graph.inputs is None else graph.inputs
+    return [facts(i) for i in inputs], [facts(i) for i in graph.outputs], tuple(sorted(operators))
 
 
 def resolver_method(operator):

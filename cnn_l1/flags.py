@@ -6,7 +6,7 @@ from cnn_l1 import config as configs
 
 
 def add_flags(parser, what, example):
-    """Add `--config`, `--set` and `--output` to a parser.
+    """Add `--config`, `--set`, `--sparsity` and `--output` to a parser.
 
     Args:
         parser: An `argparse.ArgumentParser`.
@@ -23,6 +23,13 @@ def add_flags(parser, what, example):
         help=f"override a setting, e.g. {example}; repeatable",
     )
     parser.add_argument(
+        "--sparsity",
+        metavar="FRACTION",
+        help="fraction of kernel weights to become zero, e.g. 0.9 (of multiply-adds, where the "
+        "penalty is group_l1); sets the target, a reweighted penalty, and all else it needs",
+    )
+    parser.set_defaults(what=what)
+    parser.add_argument(
         "--output", metavar="DIR", help=f"folder of the {what} (default: saved_models/<name>)"
     )
 
@@ -33,5 +40,20 @@ def read_flags(flags):
     Raises:
         ConfigError: If the config, or an override, cannot be used.
     """
-    config = configs.load(flags.config, flags.overrides)
+    config = configs.load(flags.config, flags.overrides, _read_sparsity(flags))
     return config, pathlib.Path(flags.output or pathlib.Path("saved_models") / config.name)
+
+
+def _read_sparsity(flags):
+    text = flags.sparsity
+    if text is None:
+        return None
+    if flags.what == "sweep":
+        raise configs.ConfigError(
+            "--sparsity: expected one run, python -m cnn_l1.train, for a sweep moves the strength "
+            f"itself. Received: --sparsity {text}"
+        )
+    try:
+        return float(text)
+    except ValueError:
+        return text  # for `load` to refuse, with all else that is no sparsity

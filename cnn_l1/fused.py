@@ -20,8 +20,8 @@ def fused_batch_norm(model):
     in both, of bfloat16 inputs as well. The layers, their weights, and what is computed
     outside training stay Keras' own, and so does the whole layer where the kernel has no
     answer: another backend than TensorFlow, inputs that are not `(batch, rows, cols,
-    channels)`, a mask, `renorm`, `synchronized`, float64, or a subclass with a `call` of
-    its own.
+    channels)`, a mask, `renorm`, `synchronized`, float64, or a layer with a `call` of its
+    own, by its class or set on it.
 
     Enter it before `compile` and leave it after `fit`, for Keras traces the step in between:
 
@@ -29,28 +29,55 @@ def fused_batch_norm(model):
             model.compile(...)
             model.fit(...)
 
+    Contexts may be nested: a layer is Keras' own again when the last one that holds it is left.
+
     Args:
         model: A `keras.Model`; networks inside it are found.
 
     Yields:
         The names of the layers that are fused.
     """
-    chosen = []
-    if keras.backend.backend() == "tensorflow":
-        chosen = [layer for layer in model._flatten_layers() if _can_fuse(layer)]
-    for layer in chosen:
-        layer.call = _fused_call(layer, layer.call)
+    held: list[keras.layers.Layer] = []
     try:
-        yield [layer.name for layer in chosen]
+        if keras.backend.backend() == "tensorflow":
+            for layer in model._flatten_layers():
+                if _can_fuse(layer):
+                    _hold(layer)
+                    held.append(layer)
+        yield [layer.name for layer in held]
     finally:
-        for layer in chosen:
-            del layer.call  # the class' own is behind it
+        for layer in held:
+            _release(layer)
+
+
+def _hold(layer):
+    """Give a layer the fused call, or count one more context that wants it."""
+    call = _own_call(layer)
+    if call is None:
+        layer.call = call = _fused_call(layer, layer.call)
+        call.contexts = 0
+    call.contexts += 1
+
+
+def _release(layer):
+    call = _own_call(layer)
+    if not hasattr(call, "contexts"):
+        return  # another call was set meanwhile, and stays
+    call.contexts -= 1
+    if not call.contexts:
+        del layer.call  # the class' own is behind it
+
+
+def _own_call(layer):
+    """The call that was set on the layer itself, or `None`."""
+    return vars(layer).get("call")
 
 
 def _can_fuse(layer):
     return (
         isinstance(layer, keras.layers.BatchNormalization)
         and type(layer).call is keras.layers.BatchNormalization.call
+        and (_own_call(layer) is None or hasattr(_own_call(layer), "contexts"))
         and not layer.renorm
         and not layer.synchronized
         and layer.compute_dtype in FUSED_DTYPES

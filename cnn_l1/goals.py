@@ -22,6 +22,10 @@ PATH_ENDS = 0.85  # of the way: weights take time to follow
 MARGIN = 0.02
 
 
+class TargetError(ValueError):
+    """A target that the model, under its penalties, cannot reach."""
+
+
 class Goal:
     """A level to reach, from 0 to 1, and the strength that drives it.
 
@@ -128,7 +132,7 @@ class WeightGoal(Goal):
         self.steered = [variable for _, variable in kernels if is_penalised(variable)]
         reachable = sum(math.prod(v.shape) for v in self.steered) / max(1, self.sizes.sum())
         if target > reachable:
-            raise ValueError(
+            raise TargetError(
                 f"TargetSparsity expects a sparsity of at most {reachable:.4g}, the part of "
                 f"{', '.join(name for name, _ in kernels) or 'no kernels'} under a penalty with a "
                 f"strength above 0. Received: {target}"

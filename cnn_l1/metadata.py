@@ -25,18 +25,24 @@ def add_metadata(content, name, input_meaning, output_meaning, class_names=None,
     Args:
         content: The bytes of a `.tflite` file.
         name: Name of the model.
-        input_meaning: What to put into the input, in words.
-        output_meaning: What the output is.
-        class_names: Labels in the order of the outputs, or `None`.
+        input_meaning: What to put into the input, in words; a list for several inputs.
+        output_meaning: What the output is; a list for several outputs.
+        class_names: Labels in the order of the values of the first output, or `None`.
         config: The training config, as YAML.
 
     Returns:
         New bytes: the same model, its metadata table one entry longer, and a zip archive
         behind it with `labels.txt` and `config.yaml`.
+
+    Raises:
+        ValueError: If there are not as many meanings as inputs or outputs.
     """
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(content, 0)
+    graph = model.subgraphs[0]
+    input_meaning = _meanings("input_meaning", input_meaning, graph.inputs)
+    output_meaning = _meanings("output_meaning", output_meaning, graph.outputs)
     buffer = schema.BufferT()
     buffer.data = _model_metadata(name, input_meaning, output_meaning, class_names, config)
     model.buffers.append(buffer)
@@ -86,6 +92,17 @@ def read_files(content):
         return {}
 
 
+def _meanings(argument, meanings, tensors):
+    """A meaning for each input or output, as a list."""
+    meanings = [meanings] if isinstance(meanings, str) else list(meanings)
+    count = 0 if tensors is None else len(tensors)
+    if len(meanings) != count:
+        raise ValueError(
+            f"`{argument}` must be a text for each of {count}. Received: {len(meanings)}"
+        )
+    return meanings
+
+
 def _model_metadata(name, input_meaning, output_meaning, class_names, config):
     """A `ModelMetadata` flatbuffer; the numbers are the schema's fields, in its order."""
     builder = flatbuffers.Builder(512)
@@ -108,12 +125,18 @@ def _model_metadata(name, input_meaning, output_meaning, class_names, config):
     def file(file_name, kind):
         return table({0: builder.CreateString(file_name), 2: (kind,)}, 4)
 
-    source = table({0: builder.CreateString("input"), 1: builder.CreateString(input_meaning)}, 7)
-    target_fields = {0: builder.CreateString("output"), 1: builder.CreateString(output_meaning)}
-    if class_names is not None:
-        target_fields[6] = vector([file(LABELS, TENSOR_AXIS_LABELS)])
-    target = table(target_fields, 7)
-    graph = table({2: vector([source]), 3: vector([target])}, 7)
+    def described(label, meanings):
+        tables = []
+        for number, meaning in enumerate(meanings):
+            told = label if len(meanings) == 1 else f"{label}_{number}"
+            fields = {0: builder.CreateString(told), 1: builder.CreateString(meaning)}
+            if label == "output" and number == 0 and class_names is not None:
+                fields[6] = vector([file(LABELS, TENSOR_AXIS_LABELS)])
+            tables.append(table(fields, 7))
+        return tables
+
+    sources, targets = described("input", input_meaning), described("output", output_meaning)
+    graph = table({2: vector(sources), 3: vector(targets)}, 7)
     fields = {0: builder.CreateString(name), 3: vector([graph])}
     if config:
         fields[6] = vector([file(CONFIG, DESCRIPTIONS)])

@@ -64,7 +64,8 @@ def run(path, inputs, alternate_bytes=0):
     Args:
         path: A `.tflite` file.
         inputs: For each input of the file an array `(examples, *its shape)` of its
-            dtype; its shape counts its batch axis, which is 1 as a rule.
+            dtype; its shape counts its batch axis, which is 1 as a rule. None for a file
+            without inputs, which runs once.
         alternate_bytes: Memory besides the arena for what DECODE operators decode, in
             bytes. The arena does not count it. 0 (default): they decode to the arena.
 
@@ -107,13 +108,16 @@ class MicroFacts:
     operators: tuple[str, ...]
 
 
-def measure_micro(path, inputs, targets, decide, like=None):
+def measure_micro(path, inputs, targets, decide=None, like=None):
     """Run a file in TFLite Micro and compare it with LiteRT's reference kernels.
 
+    Where LiteRT has no reference kernel for an operator, with its optimized kernels.
+
     Args:
-        path: A `.tflite` file of one input and one output.
-        inputs: `(examples, …)` float32, as the Keras model takes them.
-        targets: Labels or values of the examples.
+        path: A `.tflite` file.
+        inputs: `(examples, …)`, as the Keras model takes them; a tuple, list or dict of
+            such arrays for several inputs.
+        targets: Labels or values of the examples; for several outputs they are not scored.
         decide: See `measure.measure_tflite`.
         like: The plain file, for one that LiteRT does not know: with encoded zeros.
 
@@ -121,27 +125,65 @@ def measure_micro(path, inputs, targets, decide, like=None):
         A `MicroFacts`.
 
     Raises:
-        MicroError: If the file is not one that TFLite Micro runs.
+        MicroError: If the file is not one that TFLite Micro runs, or not on these inputs,
+            or LiteRT does not run it to compare with.
     """
-    from cnn_l1.measure import TFLiteRunner, score
-    from cnn_l1.tflite_file import read_tflite
+    from cnn_l1.scores import score
+    from cnn_l1.tflite_file import ExportError, read_operators
 
-    runner = TFLiteRunner(like or path, reference=True)
-    stored = np.stack([runner.quantize(one) for one in inputs])
-    done = run(path, [stored])
-    expected = np.concatenate([runner.stored(one) for one in inputs])
-    received = done.outputs[0].reshape(expected.shape)
-    difference = np.abs(received.astype("float64") - expected.astype("float64")).max()
-    figures = score(runner.dequantize(received), targets, decide)
+    name = pathlib.Path(path).name
+    try:
+        runner = _comparison(like or path)
+        examples = runner.examples(inputs)
+        if not examples:
+            raise ValueError("`inputs` must be one example or more. Received: none")
+        given = [runner.as_inputs(*example) for example in examples]
+        expected = [runner.stored_outputs(*example) for example in examples]
+    except (ExportError, ValueError) as error:
+        raise MicroError(
+            f"{name}: expected a file and inputs that LiteRT runs, to compare with. "
+            f"Received: {error}"
+        ) from None
+    done = run(path, [np.stack(column) for column in zip(*given, strict=True)])
+    columns = [np.concatenate(column) for column in zip(*expected, strict=True)]
+    if len(done.outputs) != len(columns):
+        raise MicroError(
+            f"{name}: expected {len(columns)} outputs, as in LiteRT. "
+            f"Received: {len(done.outputs)} in TFLite Micro"
+        )
+    difference = 0.0
+    for output, (received, wanted) in enumerate(zip(done.outputs, columns, strict=True)):
+        if received.size != wanted.size:
+            raise MicroError(
+                f"{name}: output {output}: expected shape {wanted.shape}, as in LiteRT. "
+                f"Received: {received.shape} in TFLite Micro"
+            )
+        apart = received.reshape(wanted.shape).astype("float64") - wanted.astype("float64")
+        difference = max(difference, float(np.abs(apart).max(initial=0.0)))
+    figures = {}
+    if len(columns) == 1 and targets is not None:
+        received = done.outputs[0].reshape(columns[0].shape)
+        figures = score(runner.dequantize(received), targets, decide)
     return MicroFacts(
-        examples=len(inputs),
+        examples=len(examples),
         accuracy=figures.get("accuracy"),
         mean_squared_error=figures.get("mean_squared_error"),
-        largest_difference=float(difference),
+        largest_difference=difference,
         arena_bytes=done.arena_bytes,
         persistent_bytes=done.persistent_bytes,
-        operators=tuple(sorted(set(read_tflite(pathlib.Path(path).read_bytes()).operators))),
+        operators=tuple(sorted(set(read_operators(pathlib.Path(path).read_bytes())))),
     )
+
+
+def _comparison(path):
+    """A runner of reference kernels, or of optimized ones where there are no others."""
+    from cnn_l1.runner import TFLiteRunner
+    from cnn_l1.tflite_file import ExportError
+
+    try:
+        return TFLiteRunner(path, reference=True)
+    except ExportError:
+        return TFLiteRunner(path)
 
 
 def _arrays(path):
@@ -179,12 +221,13 @@ def main(arguments=None):
         flags.file, arena_size=ARENA_BYTES, alt_decompression_memory_size=flags.alternate_bytes
     )
     if flags.inputs is None:
-        details = interpreter.get_input_details(0)
-        inputs = (np.zeros((1, *details["shape"]), details["dtype"]),)
+        details = [interpreter.get_input_details(i) for i in range(_input_count(flags.file))]
+        inputs = tuple(np.zeros((1, *one["shape"]), one["dtype"]) for one in details)
     else:
         inputs = _arrays(flags.inputs)
     results = []
-    for example in zip(*inputs, strict=True):
+    # A file without inputs runs once.
+    for example in zip(*inputs, strict=True) if inputs else [()]:
         for index, array in enumerate(example):
             interpreter.set_input(array, index)
         interpreter.invoke()
@@ -194,6 +237,13 @@ def main(arguments=None):
     if flags.outputs is not None:
         np.savez(flags.outputs, *outputs)
     print(json.dumps({"output_shape": list(outputs[0].shape[1:])}))
+
+
+def _input_count(path):
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = schema.Model.GetRootAs(pathlib.Path(path).read_bytes()).Subgraphs(0)
+    return graph.InputsLength()
 
 
 def _outputs(interpreter):

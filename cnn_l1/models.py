@@ -13,8 +13,9 @@ import keras
 from keras import layers
 
 from cnn_l1 import coupling, groups, penalties
+from cnn_l1.augmentation import check_augmentation
 from cnn_l1.config import ConfigError
-from cnn_l1.settings import DEFAULT_BLOCKS, AugmentationConfig, PointwiseConfig
+from cnn_l1.settings import DEFAULT_BLOCKS, PointwiseConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class InputStatistics:
     variance: tuple[float, ...]
 
 
-def build(config, input_shape, output_count, statistics=None, augmentation=True):
+def build(config, input_shape, output_count, statistics=None):
     """Build the configured network.
 
     Args:
@@ -34,24 +35,22 @@ def build(config, input_shape, output_count, statistics=None, augmentation=True)
         output_count: Number of outputs: of classes, or of values to predict.
         statistics: `InputStatistics` of the training split; for
             `normalization: standardize`.
-        augmentation: Whether to put the configured augmentation in front.
 
     Returns:
         A built `keras.Model` from `(batch, rows, cols, channels)` pixels or `(batch,
-        features)` to `(batch, output_count)`, every kernel with its penalty.
+        features)` to `(batch, output_count)`, every kernel with its penalty. Augmentation
+        is no part of it: see `augmentation.with_augmentation`.
 
     Raises:
-        ConfigError: If the network does not fit its input, or a name pattern in
-            `penalty.layers` matches no layer.
+        ConfigError: If the network, or the configured augmentation, does not fit its
+            input, or a name pattern in `penalty.layers` matches no layer.
     """
     model_config = config.model
     regularizers = _Regularizers(config.penalty)
     is_image = len(input_shape) == 3
+    check_augmentation(config.data.augmentation, input_shape)
     inputs = keras.Input(input_shape, name="image" if is_image else "features")
-    x = inputs
-    if augmentation:
-        x = _augment(x, config.data.augmentation, input_shape, config.seed)
-    x = _normalize(x, model_config.normalization, statistics)
+    x = _normalize(inputs, model_config.normalization, statistics)
     builder = BUILDERS[model_config.name]
     try:
         outputs = builder(x, model_config, output_count, regularizers)
@@ -92,9 +91,8 @@ def load_weights(model, path):
             f"model.initial_weights: expected a readable .keras file. Received: {path} "
             f"({_reason(error)})"
         ) from None
-    # By name: the file's model lacks the augmentation, and its generators' states.
-    given = {v.path: v for v in source.weights if "seed_generator" not in v.path}
-    wanted = [v for v in model.weights if "seed_generator" not in v.path]
+    given = {v.path: v for v in source.weights}
+    wanted = model.weights
     for variable in wanted:
         found = given.get(variable.path)
         if found is None or tuple(found.shape) != tuple(variable.shape):
@@ -168,35 +166,6 @@ class _Regularizers:
                 f"penalty.layers: expected patterns that match one of {', '.join(names)}. "
                 f"Received: {', '.join(sorted(self.unused))}"
             )
-
-
-def _augment(x, augmentation, input_shape, seed):
-    if augmentation == AugmentationConfig():
-        return x
-    if len(input_shape) != 3:
-        raise ConfigError(
-            "data.augmentation: expected nothing, for these inputs are no images. "
-            f"Received: {augmentation}"
-        )
-    rows, cols, _ = input_shape
-    if augmentation.shift_pixels:
-        factors = augmentation.shift_pixels / rows, augmentation.shift_pixels / cols
-        x = layers.RandomTranslation(
-            *factors, fill_mode="constant", interpolation="nearest", seed=seed, name="shift"
-        )(x)
-    if augmentation.crop_pixels:
-        # A crop of the padded image is a shift. RandomCrop would crop a batch alike, and
-        # outside training not at all, so that the network got the padded image.
-        factors = augmentation.crop_pixels / rows, augmentation.crop_pixels / cols
-        x = layers.RandomTranslation(
-            *factors, fill_mode="constant", interpolation="nearest", seed=seed + 1, name="crop"
-        )(x)
-    if augmentation.flip:
-        x = layers.RandomFlip("horizontal", seed=seed + 2, name="flip")(x)
-    return x
-
-
-AUGMENTATION_LAYERS = ("shift", "crop", "flip")
 
 
 def _normalize(x, normalization, statistics):

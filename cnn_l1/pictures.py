@@ -69,7 +69,7 @@ def draw_sweep(folder, rows, dense=None, classes=True):
     Args:
         folder: Where to write `score_sparsity`, `score_bytes` and `score_macs`.
         rows: `selection.Row`s of a path, the choice marked.
-        dense: The dense twin's row, or `None`.
+        dense: The dense baseline's row, or `None`.
         classes: Whether the score is an accuracy, else a mean squared error.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def draw_sweep(folder, rows, dense=None, classes=True):
                 score = factor * row.score
                 axes.plot([place], [score], "*", color=ORANGE, markersize=15, label="chosen")
         if dense is not None and dense.score is not None:
-            axes.axhline(factor * dense.score, color=GREY, linestyle="--", label="dense twin")
+            axes.axhline(factor * dense.score, color=GREY, linestyle="--", label="dense baseline")
         if kind != "sparsity" and max(places) > 4 * min(places) > 0:
             axes.set_xscale("log")
         axes.set_xlabel(f"{label}, %" if kind == "sparsity" else label)

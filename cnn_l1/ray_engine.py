@@ -30,6 +30,7 @@ from ray import tune
 
 from cnn_l1.config import ConfigError
 from cnn_l1.engines import DIED, Event, read_failure, run_job, set_threads, write_failure
+from cnn_l1.runs import is_finished
 
 METRIC = "score"
 
@@ -215,7 +216,7 @@ class TrialEvents(tune.Callback):
     def _end(self, trial, ended=None):
         for job in self.chains[trial.config["chain"]]:
             event = Event(job.name, "done")
-            if not (self.plan.folder / "points" / job.name / "report.json").is_file():
+            if not is_finished(self.plan.folder / "points" / job.name):
                 event = ended or read_failure(self.plan.folder, job.name)
                 event = event or Event(job.name, "failed", "its trial ended before it")
                 event = dataclasses.replace(event, name=job.name)

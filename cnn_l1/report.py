@@ -92,7 +92,7 @@ def print_files(files, console=None, split="test"):
     for heading in (*shown, "bytes", "deflated", "zeros", "MACs", *ram, "median ms", "p90 ms"):
         table.add_column(heading, justify="right")
     for name, file in files.items():
-        zeros = "" if file.zeros is None else f"{file.zeros / file.weights:.2%}"
+        zeros = "" if file.zeros is None or not file.weights else f"{file.zeros / file.weights:.2%}"
         timed = file.latency_median_ms is not None
         table.add_row(
             name,

@@ -1,6 +1,7 @@
 """The folder of a run: whole, or not there at all."""
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
@@ -31,6 +32,12 @@ def check_output(output, overwrite):
             f"--overwrite: expected the folder of a run, with a {MARK}. Received: {output}, "
             "which holds something else and is left alone."
         )
+
+
+def is_finished(folder):
+    """Whether a folder holds a run that ended well."""
+    path = pathlib.Path(folder) / MARK
+    return path.is_file() and not json.loads(path.read_text(encoding="utf-8")).get("error")
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ class Row:
     """One strength of a path: means over its folds and seeds.
 
     Attributes:
-        l1_strength: The strength; 0 for the dense twin.
+        l1_strength: The strength; 0 for the dense baseline.
         runs: Number of runs that ended well.
         failed: Number of runs that did not, or were stopped.
         score: Mean on validation data, of the exported file: accuracy, 0 to 1, or
@@ -140,10 +140,10 @@ def choose(rows, rule, larger_is_better, max_drop=0.5, dense=None, budget=None):
         rule: `"best"`: the best score, of equal ones the sparsest. `"one_standard_error"`:
             the sparsest whose score is within one standard error of the best, the
             best's own (Breiman et al., 1984, section 3.4.3). `"max_drop"`: the sparsest
-            that loses at most `max_drop` points against the dense twin.
+            that loses at most `max_drop` points against the dense baseline.
         larger_is_better: Whether the score is an accuracy.
         max_drop: Points of accuracy, for the rule of that name.
-        dense: The dense twin's `Row`, for the rule of that name.
+        dense: The dense baseline's `Row`, for the rule of that name.
         budget: A `BudgetConfig`; only rows that fit are looked at.
 
     Returns:
@@ -173,8 +173,8 @@ def choose(rows, rule, larger_is_better, max_drop=0.5, dense=None, budget=None):
     within = [row for row in usable if sign * row.score >= limit - 1e-12]
     if not within:
         raise ValueError(
-            f"Expected a strength that loses at most {max_drop} points against the dense twin's "
-            f"{dense.score:.2%}. Received: {best.score:.2%} at best, at strength "
+            f"Expected a strength that loses at most {max_drop} points against the dense "
+            f"baseline's {dense.score:.2%}. Received: {best.score:.2%} at best, at strength "
             f"{best.l1_strength:.3g}. Allow more in sweep.max_drop, or lower sweep.min_ratio."
         )
     return max(within, key=_sparser)

@@ -487,7 +487,17 @@ class ShrinkConfig(Section):
     allow_empty: bool = False
     """Whether a branch without channels may vanish from a concatenation."""
     fine_tuning_epochs: COUNT = 0
-    """Epochs of fine-tuning after it, remaining zeros held; best epoch by validation."""
+    """Epochs of fine-tuning after it, remaining zeros held; best epoch by validation.
+    Where no channel can go, the network as it is is fine-tuned and written to `shrunk/`."""
+
+    @pydantic.model_validator(mode="after")
+    def _fine_tuning_is_of_the_shrunk(self):
+        if self.fine_tuning_epochs and not self.enabled:
+            raise ValueError(
+                "fine_tuning_epochs must be 0 where enabled is false, not "
+                f"{self.fine_tuning_epochs}; fine_tuning.epochs trains without shrinking"
+            )
+        return self
 
 
 class ExportConfig(Section):
@@ -592,9 +602,9 @@ class SweepConfig(Section):
     these that `export.formats` writes."""
     rule: Literal["best", "one_standard_error", "max_drop"] = "best"
     """The best score on validation data; or the sparsest within one standard error of it,
-    or within `max_drop` of the dense twin."""
+    or within `max_drop` of the dense baseline."""
     max_drop: Annotated[float, Field(ge=0, le=100)] = 0.5
-    """Points of accuracy that may be lost against the dense twin."""
+    """Points of accuracy that may be lost against the dense baseline."""
     budget: BudgetConfig | None = None
     """Choose among files that fit a device."""
     engine: Literal["local", "ray"] = "local"
@@ -642,7 +652,7 @@ class Config(Section):
     fine_tuning: FineTuningConfig = FineTuningConfig()
     shrink: ShrinkConfig = ShrinkConfig()
     baseline: bool = True
-    """Also train the dense twin: same network, data and epochs, no penalty."""
+    """Also train the dense baseline: same network, data, stages and epochs, no penalty."""
     export: ExportConfig = ExportConfig()
     measure: MeasureConfig = MeasureConfig()
     tensorboard: bool = True

@@ -493,15 +493,12 @@ def _check_flags(flags):
 
 
 def _load(path):
-    import keras
+    from cnn_l1.load import LoadError, load_model
 
     try:
-        return keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises many kinds for a file that it cannot read
-        reason = " ".join(str(error).split())[:200]
-        raise ShrinkError(
-            f"{path}: expected a saved Keras model that loads. Received: {reason}"
-        ) from None
+        return load_model(path)
+    except LoadError as error:
+        raise ShrinkError(str(error)) from None
 
 
 def write_atomically(model, path):

@@ -53,23 +53,6 @@ def with_strength(config, strength):
     return with_settings(config, settings)
 
 
-def without_penalty(config):
-    """A config whose network is the dense twin: the same epochs, no penalty."""
-    settings: dict = {
-        "penalty.name": "none",
-        "penalty.shape": "l1",
-        "penalty.scale": None,
-        "penalty.layers": {},
-        "penalty.l2_strength": 0.0,
-        "penalty.l1_ratio": 0.0,
-        "penalty.channel_cost": "weights",
-        "training.ramp_epochs": 0,
-        "thresholding": None,
-        "target": None,
-    }
-    return with_settings(config, settings)
-
-
 def bracket(start, is_constant):
     """The strength at which a network's output has become constant, by trying.
 
@@ -130,9 +113,7 @@ def largest_linear(config):
 
     dataset = data.load(config.data, config.seed)
     task = tasks.task_of(config.training.loss, dataset.about)
-    model = models.build(
-        config, dataset.about.input_shape, task.outputs, dataset.statistics(), augmentation=False
-    )
+    model = models.build(config, dataset.about.input_shape, task.outputs, dataset.statistics())
     inputs, targets = dataset.train.inputs, dataset.train.targets
     if inputs is None:
         raise ConfigError(

@@ -16,7 +16,9 @@ import shutil
 import sys
 
 from cnn_l1 import config as configs
+from cnn_l1 import formats
 from cnn_l1.config import ConfigError
+from cnn_l1.dense_baseline import dense_baseline
 from cnn_l1.engines import (
     Event,
     Job,
@@ -30,6 +32,7 @@ from cnn_l1.engines import (
 )
 from cnn_l1.flags import add_flags, read_flags
 from cnn_l1.interrupt import stoppable
+from cnn_l1.runs import is_finished
 from cnn_l1.selection import BudgetError, choose, excess, exported_file, make_row, score_of
 from cnn_l1.settings import SweepConfig
 from cnn_l1.silence import import_tensorflow
@@ -39,7 +42,6 @@ from cnn_l1.strengths import (
     spaced,
     with_settings,
     with_strength,
-    without_penalty,
 )
 
 FILES = ("model_int8.tflite", "model_float32.tflite", "model.keras")
@@ -92,7 +94,7 @@ def main(arguments=None):
         print("\ninterrupted; --resume goes on from the runs that are done", file=sys.stderr)
         return 130
     except Exception as error:
-        from cnn_l1.train import known_failure
+        from cnn_l1.failures import known_failure
 
         message = known_failure(error)
         if message is None:
@@ -199,6 +201,7 @@ def check(config, address=None):
             f"sweep.file: expected a file that export.formats writes ({', '.join(sorted(written))})"
             f". Received: {settings.file!r}"
         )
+    formats.check_packages(config)
     budget = settings.budget
     micro = counted_file(config).endswith(".tflite")
     if budget is not None and not micro and (budget.max_latency_ms or budget.max_ram_bytes):
@@ -230,7 +233,8 @@ def check_network(config):
 
     Before anything is made or run, for every point would fail of it.
     """
-    from cnn_l1 import data, models, tasks
+    from cnn_l1 import data, files, models, tasks
+    from cnn_l1.train import forewarn_of_formats
 
     about = data.describe(config.data)
     if config.sweep.rule == "max_drop" and about.class_names is None:
@@ -241,7 +245,9 @@ def check_network(config):
     channels = about.input_shape[-1]
     neutral = models.InputStatistics((0.0,) * channels, (1.0,) * channels)
     outputs = tasks.task_of(config.training.loss, about).outputs
-    models.build(config, about.input_shape, outputs, neutral)
+    network = models.build(config, about.input_shape, outputs, neutral)
+    files.check_formats(network, config.export.formats)
+    forewarn_of_formats(network, config, formats.made_up_samples(about.input_shape))
 
 
 def check_folder(output, config, overwrite=False, resume=False):
@@ -381,7 +387,7 @@ def base_of(config):
 
 
 def needs_dense(config):
-    """Whether the dense twin is trained as well."""
+    """Whether the dense baseline is trained as well."""
     return config.baseline or config.sweep.rule == "max_drop"
 
 
@@ -411,7 +417,7 @@ def plan_chains(config, strengths):
                 chains.append([ordered[0], *warm])
             if needs_dense(config):
                 name = job_name(DENSE, fold, seed)
-                chains.append([Job(name, named(without_penalty(here), name))])
+                chains.append([Job(name, named(dense_baseline(here), name))])
     return chains
 
 
@@ -497,7 +503,7 @@ def read_results(output, chains):
     results = {}
     for job in sorted((job for chain in chains for job in chain), key=lambda job: job.name):
         path = output / "points" / job.name / "report.json"
-        if path.is_file():
+        if is_finished(path.parent):
             report = json.loads(path.read_text(encoding="utf-8"))
             node = output / "nodes" / f"{job.name}.txt"
             report["node"] = node.read_text(encoding="utf-8").strip() if node.is_file() else None
@@ -523,7 +529,7 @@ def decide(config, rows, dense):
     larger = is_classification(config)
     if settings.rule == "max_drop" and dense.score is None:
         return None, NoChoiceError(
-            "sweep.rule: expected a dense twin that ended well, for 'max_drop'. Received: none"
+            "sweep.rule: expected a dense baseline that ended well, for 'max_drop'. Received: none"
         )
     try:
         chosen = choose(rows, settings.rule, larger, settings.max_drop, dense, settings.budget)
@@ -545,6 +551,7 @@ def test_chosen(config, row, chains, results, file, output):
         What was measured and `None`, or `None` and why it could not be.
     """
     from cnn_l1 import train
+    from cnn_l1.failures import known_failure
 
     folder = output / "chosen"
     source = None
@@ -553,7 +560,7 @@ def test_chosen(config, row, chains, results, file, output):
             final = with_strength(base_of(config), row.l1_strength)
             final = with_settings(final, {"measure.split": "test", "name": "chosen"})
             with (output / "logs" / "chosen.txt").open("w", encoding="utf-8") as log, into(log):
-                report = train.run(final, folder)
+                report = train.run(final, folder, forewarn=False)
         else:
             sign = 1.0 if is_classification(config) else -1.0
             source = max(
@@ -562,7 +569,7 @@ def test_chosen(config, row, chains, results, file, output):
             )
             report = train.measure_again(output / "points" / source, folder, "test")
     except Exception as error:
-        message = train.known_failure(error)
+        message = known_failure(error)
         if message is None:
             raise
         return None, NoChoiceError(f"chosen strength {row.l1_strength:.3g}: {message}")
@@ -595,7 +602,7 @@ def read_paths(output, config, strengths):
     paths: dict[str, list] = {}
     for position in range(len(strengths)):
         folder = output / "points" / job_name(position, fold, seed)
-        if not (folder / "report.json").is_file():
+        if not is_finished(folder):
             continue
         label, values = _values(folder, config)
         for key, value in values.items():

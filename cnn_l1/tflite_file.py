@@ -24,13 +24,13 @@ WEIGHT_INPUT = {
     "FULLY_CONNECTED": 1,
     "TRANSPOSE_CONV": 1,
     "CONV_3D": 1,
+    "CONV_3D_TRANSPOSE": 1,
     "BATCH_MATMUL": 1,
 }
 # By TFLite's quantization specification, their weights have the zero point 0.
 SYMMETRIC = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "CONV_3D")
 # Further operators with weights, which have no such layout.
 WEIGHT_INPUTS = {name: (place,) for name, place in WEIGHT_INPUT.items()} | {
-    "CONV_3D_TRANSPOSE": (1,),
     "GATHER": (0,),
     "EMBEDDING_LOOKUP": (1,),
     "UNIDIRECTIONAL_SEQUENCE_LSTM": tuple(range(1, 9)),
@@ -75,11 +75,19 @@ NUMPY_TYPES = {
     0: "float32",
     1: "float16",
     2: "int32",
-    9: "int8",
     3: "uint8",
-    7: "int16",
     4: "int64",
+    6: "bool",
+    7: "int16",
+    8: "complex64",
+    9: "int8",
+    10: "float64",
+    11: "complex128",
+    12: "uint64",
+    15: "uint32",
+    16: "uint16",
 }
+INT4 = 17  # two a byte, the first in the lower half
 
 
 def read_tflite(content):
@@ -94,11 +102,8 @@ def read_tflite(content):
     operators, weights, constants, seen = [], [], [], set()
     for graph in root.subgraphs:
         stored = stored_constants(root, graph)
-        for operator in graph.operators:
-            name = operator_name(root, operator)
-            if name == "CUSTOM":
-                custom = (root.operatorCodes[operator.opcodeIndex].customCode or b"").decode()
-                name = "FLEX" if custom.startswith("Flex") else "CUSTOM"
+        for operator in graph.operators or []:
+            name = _told_name(root, operator)
             operators.append(name)
             for place in WEIGHT_INPUTS.get(name, ()):
                 index = int(operator.inputs[place]) if place < len(operator.inputs) else -1
@@ -129,7 +134,7 @@ def read_tflite(content):
 def _is_constant(root, tensor):
     """Whether a tensor is a constant of numbers that weights can be."""
     types = ("float32", "float16", "int8", "uint8", "int16")
-    known = NUMPY_TYPES.get(tensor.type) in types
+    known = tensor.type == INT4 or NUMPY_TYPES.get(tensor.type) in types
     return known and root.buffers[tensor.buffer].data is not None
 
 
@@ -145,6 +150,64 @@ def _centred(root, tensor):
     return values.astype("int16") - points[0] if points.size == 1 and points[0] else values
 
 
+def read_operators(content):
+    """The names of a TFLite file's operators, in order: see `TFLiteFile.operators`."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    root = schema.ModelT.InitFromPackedBuf(content, 0)
+    return tuple(
+        _told_name(root, operator) for graph in root.subgraphs for operator in graph.operators or []
+    )
+
+
+def _told_name(root, operator):
+    name = operator_name(root, operator)
+    if name != "CUSTOM":
+        return name
+    custom = root.operatorCodes[operator.opcodeIndex].customCode or b""
+    return "FLEX" if custom.startswith(b"Flex") else "CUSTOM"
+
+
+def float_operators(content):
+    """The operators that a quantized file computes in float, each once.
+
+    A file is quantized if values between its operators are: integers with a scale. What
+    only turns integers into floats and back, QUANTIZE and DEQUANTIZE, is not listed.
+
+    Args:
+        content: The bytes of a `.tflite` file.
+
+    Returns:
+        Names in order, e.g. `("ELU",)`; empty for a file that computes in integers alone,
+        and for one that is not quantized.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    root = schema.ModelT.InitFromPackedBuf(content, 0)
+    types = schema.TensorType
+    floats = {types.FLOAT16, types.FLOAT32, types.FLOAT64, types.BFLOAT16}
+    integers = {types.INT4, types.INT8, types.UINT8, types.INT16}
+    found, quantized = [], False
+    for graph in root.subgraphs:
+        for operator in graph.operators or []:
+            used = [*(operator.inputs if operator.inputs is not None else []), *operator.outputs]
+            values = [
+                graph.tensors[index]
+                for index in used
+                if index >= 0 and root.buffers[graph.tensors[index].buffer].data is None
+            ]
+            quantized |= any(
+                tensor.type in integers
+                and tensor.quantization is not None
+                and tensor.quantization.scale is not None
+                for tensor in values
+            )
+            name = _told_name(root, operator)
+            if name not in ("QUANTIZE", "DEQUANTIZE") and any(t.type in floats for t in values):
+                found.append(name)
+    return tuple(dict.fromkeys(found)) if quantized else ()
+
+
 # Operators that only change how a constant is stored: sparse, or halved.
 STORAGE = ("DENSIFY", "DEQUANTIZE")
 
@@ -152,8 +215,10 @@ STORAGE = ("DENSIFY", "DEQUANTIZE")
 def stored_constants(root, graph):
     """What lies behind tensors that are constants stored another way: `{index: constant}`."""
     stored: dict[int, int] = {}
-    for operator in graph.operators:
-        source = int(operator.inputs[0]) if operator_name(root, operator) in STORAGE else -1
+    for operator in graph.operators or []:
+        if operator_name(root, operator) not in STORAGE:
+            continue
+        source = int(operator.inputs[0])
         constant = source in stored or root.buffers[graph.tensors[source].buffer].data is not None
         if source >= 0 and constant:
             stored[int(operator.outputs[0])] = stored.get(source, source)
@@ -164,6 +229,15 @@ def read_constant(root, tensor):
     """A constant tensor as a dense array of the stored dtype."""
     data = bytes(root.buffers[tensor.buffer].data)
     shape = () if tensor.shape is None else tuple(int(size) for size in tensor.shape)
+    if tensor.type == INT4:
+        halves = np.frombuffer(data, np.uint8).repeat(2)
+        halves[::2] <<= 4
+        return (halves.view(np.int8) >> 4)[: math.prod(shape)].reshape(shape)
+    if tensor.type not in NUMPY_TYPES:
+        from ai_edge_litert import schema_py_generated as schema
+
+        name = enumeration_names(schema.TensorType).get(tensor.type, tensor.type)
+        raise ExportError(f"Expected weights of a known type. Received: {name}")
     values = np.frombuffer(data, NUMPY_TYPES[tensor.type])
     if tensor.sparsity is None:
         return values.reshape(shape)
@@ -212,32 +286,13 @@ def decode_sparse(sparsity, values, shape):
 def count_tflite_macs(content):
     """Multiply-adds of one run of a TFLite file.
 
-    Of convolutions, dense layers and matrix products, padding included, as `count_macs`
-    counts them in Keras; a weight that is zero counts like any other.
+    Of convolutions, dense layers, matrix products and recurrent layers, padding included, as
+    `count_macs` counts them in Keras; a weight that is zero counts like any other.
+    `tflite_macs.file_macs` also says what could not be counted.
     """
-    from ai_edge_litert import schema_py_generated as schema
+    from cnn_l1.tflite_macs import file_macs
 
-    root = schema.ModelT.InitFromPackedBuf(content, 0)
-    total = 0
-    for graph in root.subgraphs:
-        for operator in graph.operators:
-            name = operator_name(root, operator)
-            if name not in WEIGHT_INPUT:
-                continue
-            weights = graph.tensors[operator.inputs[WEIGHT_INPUT[name]]].shape
-            outputs = graph.tensors[operator.outputs[0]].shape
-            if name == "TRANSPOSE_CONV":  # each input pixel meets each weight
-                inputs = graph.tensors[operator.inputs[2]].shape
-                total += math.prod(inputs[:-1]) * math.prod(weights)
-            elif name == "DEPTHWISE_CONV_2D":
-                total += math.prod(outputs) * math.prod(weights[1:3])
-            elif name == "CONV_3D":  # (depth, rows, cols, in, out)
-                total += math.prod(outputs) * math.prod(weights[:-1])
-            elif name == "BATCH_MATMUL":
-                total += math.prod(outputs) * graph.tensors[operator.inputs[0]].shape[-1]
-            else:  # the first axis is the outputs
-                total += math.prod(outputs) * math.prod(weights[1:])
-    return int(total)
+    return file_macs(content).total
 
 
 def operator_name(root, operator):
@@ -245,9 +300,9 @@ def operator_name(root, operator):
     from ai_edge_litert import schema_py_generated as schema
 
     code = root.operatorCodes[operator.opcodeIndex]
-    return enumeration_names(schema.BuiltinOperator)[
-        max(code.builtinCode, code.deprecatedBuiltinCode)
-    ]
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    # A newer runtime's operators have no names here yet.
+    return enumeration_names(schema.BuiltinOperator).get(number, f"BUILTIN_{number}")
 
 
 @functools.cache

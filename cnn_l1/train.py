@@ -16,8 +16,9 @@ import warnings
 from typing import Any
 
 from cnn_l1 import config as configs
-from cnn_l1 import manifest
+from cnn_l1 import formats, manifest
 from cnn_l1.config import ConfigError
+from cnn_l1.dense_baseline import dense_baseline
 from cnn_l1.flags import add_flags, read_flags
 from cnn_l1.interrupt import fit_stoppably, stoppable
 from cnn_l1.runs import check_output, run_folder
@@ -41,6 +42,7 @@ def main(arguments=None):
     flags = parser.parse_args(arguments)
     try:
         config, output = read_flags(flags)
+        formats.check_packages(config)
         if not flags.dry_run:
             check_output(output, flags.overwrite)
         with stoppable():
@@ -56,6 +58,8 @@ def main(arguments=None):
         print("\ninterrupted; nothing was written", file=sys.stderr)
         return 130
     except Exception as error:
+        from cnn_l1.failures import known_failure
+
         message = known_failure(error)
         if message is None:
             raise
@@ -72,6 +76,7 @@ class Run:
         config: The `Config`.
         dataset: The `data.Data`.
         task: The `tasks.Task`.
+        statistics: The `models.InputStatistics` of the training split.
         logs: Folder of TensorBoard's logs, or `None`.
         watchers: Further Keras callbacks, such as a progress display's.
     """
@@ -79,18 +84,25 @@ class Run:
     config: Any
     dataset: Any
     task: Any
+    statistics: Any = None
     logs: Any = None
     watchers: tuple = ()
 
 
-def run(config, output, overwrite=False, watchers=()):
+def run(config, output, overwrite=False, watchers=(), forewarn=True):
     """Run the whole pipeline.
+
+    A format that cannot be written loses its own file alone: the report's `refused` has the
+    reason. Whatever else fails once the network is trained, `model.keras`, the config, the
+    history and a report with the `error` are kept.
 
     Args:
         config: A `Config`.
         output: Folder of the run, as a `pathlib.Path`.
         overwrite: Whether a run that is there may be replaced.
         watchers: Keras callbacks that see every epoch, behind all others.
+        forewarn: Whether to try each format on the untrained network, and print which
+            files cannot be written. Default `True`.
 
     Returns:
         The report, as written to `report.json`.
@@ -98,99 +110,167 @@ def run(config, output, overwrite=False, watchers=()):
     Raises:
         ConfigError: If data, model and settings do not go together.
         DivergedError: If training diverged.
+        UnfinishedRunError: If something failed after training.
     """
-    from cnn_l1 import data, export, files, measure, models, processor, report, sparsity, tasks
+    from cnn_l1 import data, export, files, processor, report, sparsity, tasks
+    from cnn_l1.augmentation import with_augmentation
+    from cnn_l1.failures import OUTPUT, UnfinishedRunError, during, known_failure, reason_of
 
     start = time.monotonic()
+    error = None
+    formats.check_packages(config)
     processor.warn_of_slow_bfloat16(config.model.dtype_policy)
-    with run_folder(output, overwrite) as folder:
-        dataset = data.load(config.data, config.seed)
+    with during(OUTPUT), run_folder(output, overwrite) as folder:
+        with during(f"data set {config.data.name!r}"):
+            dataset = data.load(config.data, config.seed)
+            statistics = dataset.statistics()
+        task = tasks.task_of(config.training.loss, dataset.about)
+        if forewarn:
+            # Before everything is seeded: a trial must not change the run.
+            trial = start_model(config, dataset, task, statistics)
+            files.check_formats(trial, config.export.formats)
+            forewarn_of_formats(trial, config, dataset.train.sample(formats.TRIED_IMAGES))
         # Behind the data: preparing a set draws random numbers, reading it does not.
         seed_everything(config.seed, config.model.dtype_policy)
-        task = tasks.task_of(config.training.loss, dataset.about)
-        statistics = dataset.statistics()
-
-        model = start_model(config, dataset, task, statistics)
-        files.check_formats(model, config.export.formats)
+        network = start_model(config, dataset, task, statistics)
+        files.check_formats(network, config.export.formats)
         logs = folder / "tensorboard" if config.tensorboard else None
-        this = Run(config, dataset, task, logs, tuple(watchers))
-        history = sparsify(model, this)
-        threshold_at_the_end(model, config)
-        history += fine_tune(model, this)
-        sparse = export.plain_copy(model, drop_layers=models.AUGMENTATION_LAYERS)
+        this = Run(config, dataset, task, statistics, logs, tuple(watchers))
+
+        with during("training"):
+            trained = with_augmentation(network, config.data.augmentation, config.seed)
+            history = sparsify(trained, this)
+            threshold_at_the_end(trained, config)
+            history += fine_tune(trained, this)
+        sparse = export.plain_copy(network)
         counts = sparsity.count(sparse)
         report.print_layers(counts)
-        selected = select_features(sparse, dataset.about, folder)
 
-        networks = {"": sparse}
-        shrunk, removed = shrink_network(model, sparse, this, history)
-        if shrunk is not None:
-            networks["shrunk/"] = shrunk
-        if config.baseline:
-            networks["dense/"] = train_dense_twin(this, statistics)
-        paths: dict[str, pathlib.Path] = {}
-        refused: dict[str, str] = {}
-        for prefix, network in networks.items():
-            written, not_written = files.export_files(network, folder, config, dataset, prefix)
-            paths |= written
-            refused |= not_written
-
-        seen = dataset.validation
-        outputs = {prefix: measure.predict(n, seen) for prefix, n in networks.items()}
-        validation = {
-            prefix.rstrip("/") or "sparse": measure.score(given, seen.targets, task.decide)
-            for prefix, given in outputs.items()
-        }
-        split = config.measure.split
-        examples = dataset.load_test() if split == "test" else seen
-        measured = files.measure_files(paths, examples, networks, task, config.measure)
-        report.print_files(measured, split=split)
-        encoded = files.encode_files(paths, config.export)
-        on_micro = files.measure_on_micro(paths | encoded, examples, task, config.measure)
-        report.print_micro(on_micro, paths | encoded)
-
+        # From here on the trained network is on the disk.
+        export.export_keras(sparse, folder / "model.keras")
         (folder / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
+        summary = begin_report(this, counts)
+        try:
+            complete(network, sparse, this, history, folder, summary)
+        except Exception as failed:
+            error = failed
+            summary["error"] = known_failure(failed) or reason_of(failed)
         report.write_history(folder / "history.csv", history)
-        summary = {
-            "name": config.name,
-            "seed": config.seed,
-            "expected_result": config.expected_result,
-            "data": describe_data(dataset, split, examples),
-            "method": config.training.method,
-            "l1_strength": config.penalty.l1_strength,
-            "counts": report.counts_as_dict(counts),
-            "shrunk_counts": (
-                None if shrunk is None else report.counts_as_dict(sparsity.count(shrunk))
-            ),
-            "features": selected,
-            "removed_channels": removed,
-            "constant_output": measure.is_constant(outputs[""]),
-            "validation": validation,
-            "files": {name: dataclasses.asdict(figures) for name, figures in measured.items()},
-            "refused": refused,
-            "encoded": {name: path.stat().st_size for name, path in encoded.items()},
-            "micro": {name: dataclasses.asdict(facts) for name, facts in on_micro.items()},
-            "seconds": round(time.monotonic() - start, 1),
-            "versions": versions(),
-            "latency": f"CPU time of one input, one thread, files in turn, {platform.machine()}",
-        }
+        summary["seconds"] = round(time.monotonic() - start, 1)
         report.write_json(folder / "report.json", summary)
         manifest.write_manifest(folder)
+    if error is not None:
+        raise UnfinishedRunError(
+            f"{summary['error']}. What was trained is kept in {output}"
+        ) from error
     print(f"Wrote {output} in {summary['seconds']:.0f} s")
     return summary
 
 
+def begin_report(this, counts):
+    """What a report says of a network that is trained, and of nothing else yet."""
+    from cnn_l1 import report
+
+    config = this.config
+    return {
+        "name": config.name,
+        "seed": config.seed,
+        "error": None,
+        "expected_result": config.expected_result,
+        "data": describe_data(this.dataset, config.measure.split, None),
+        "method": config.training.method,
+        "l1_strength": config.penalty.l1_strength,
+        "counts": report.counts_as_dict(counts),
+        "shrunk_counts": None,
+        "features": None,
+        "removed_channels": {},
+        "constant_output": None,
+        "validation": {},
+        "files": {},
+        "refused": {},
+        "encoded": {},
+        "micro": {},
+        "not_measured": {},
+        "seconds": None,
+        "versions": versions(),
+        "latency": f"CPU time of one input, one thread, files in turn, {platform.machine()}",
+    }
+
+
+def complete(network, sparse, this, history, folder, summary):
+    """All that follows the training: smaller network, dense baseline, files, figures.
+
+    Args:
+        network: The trained network.
+        sparse: Its plain copy.
+        this: The `Run`.
+        history: Rows of a later fine-tuning are added here.
+        folder: Folder of the run.
+        summary: The report, which is filled in as things are done.
+    """
+    from cnn_l1 import files, measure, report, sparsity
+    from cnn_l1.failures import OUTPUT, during
+
+    config, dataset, task = this.config, this.dataset, this.task
+    summary["features"] = select_features(sparse, dataset.about, folder)
+    networks = {"": sparse}
+    shrunk, summary["removed_channels"] = shrink_network(network, sparse, this, history)
+    if shrunk is not None:
+        networks["shrunk/"] = shrunk
+        summary["shrunk_counts"] = report.counts_as_dict(sparsity.count(shrunk))
+    if config.baseline:
+        with during("training of the dense baseline"):
+            networks["dense/"] = train_dense_baseline(this)
+    paths: dict[str, pathlib.Path] = {}
+    refused = summary["refused"]
+    with during(OUTPUT):
+        for prefix, one in networks.items():
+            written, not_written = files.export_files(one, folder, config, dataset, prefix)
+            paths |= written
+            refused.update(not_written)
+
+    seen = dataset.validation
+    outputs = {prefix: measure.predict(n, seen) for prefix, n in networks.items()}
+    summary["constant_output"] = measure.is_constant(outputs[""])
+    summary["validation"] = {
+        prefix.rstrip("/") or "sparse": measure.score(given, seen.targets, task.decide)
+        for prefix, given in outputs.items()
+    }
+    split = config.measure.split
+    with during(f"data set {config.data.name!r}"):
+        examples = dataset.load_test() if split == "test" else seen
+    summary["data"] = describe_data(dataset, split, examples)
+    failed = summary["not_measured"]
+    measured = files.measure_files(paths, examples, networks, task, config.measure, failed)
+    files.remove_wrong(paths, failed, refused)
+    summary["files"] = {name: dataclasses.asdict(figures) for name, figures in measured.items()}
+    report.print_files(measured, split=split)
+    encoded = files.encode_files(paths, config.export, failed)
+    summary["encoded"] = {name: path.stat().st_size for name, path in encoded.items()}
+    on_micro = files.measure_on_micro(paths | encoded, examples, task, config.measure, failed)
+    summary["micro"] = {name: dataclasses.asdict(facts) for name, facts in on_micro.items()}
+    report.print_micro(on_micro, paths | encoded)
+
+
 def dry_run(config):
-    """Print the resolved config and the model's layers."""
-    from cnn_l1 import data, models, tasks
+    """Print the resolved config, the model's layers, and files that cannot be written."""
+    from cnn_l1 import data, files, models, tasks
 
     about = data.describe(config.data)
     channels = about.input_shape[-1]
     neutral = models.InputStatistics((0.0,) * channels, (1.0,) * channels)
     outputs = tasks.task_of(config.training.loss, about).outputs
     model = models.build(config, about.input_shape, outputs, neutral)
+    files.check_formats(model, config.export.formats)
     print(configs.dump(config))
     model.summary(line_length=80)
+    forewarn_of_formats(model, config, formats.made_up_samples(about.input_shape))
+
+
+def forewarn_of_formats(network, config, samples):
+    """Print which files cannot be written of a network, before it is trained."""
+    for name, reason in formats.try_formats(network, config, samples).items():
+        print(f"Will not be written: {name}: {reason.removeprefix(f'{name}: ')}")
 
 
 def start_model(config, dataset, task, statistics):
@@ -360,60 +440,73 @@ def select_features(sparse, about, folder):
 NAMED_CHANNELS = 32  # dead ones are named on the console up to here; report.json has all
 
 
-def shrink_network(model, sparse, this, history):
+def shrink_network(network, sparse, this, history):
     """The network without its empty channels, and which channels those are.
 
+    Where `shrink.fine_tuning_epochs` asks for fine-tuning and no channel can go, the network
+    as it is is fine-tuned.
+
     Args:
-        model: The trained model, with its augmentation.
+        network: The trained network.
         sparse: Its plain copy, which the smaller one must equal.
+        this: The `Run`.
         history: Rows of a fine-tuning behind it are added here.
 
     Returns:
-        The network, or `None` where nothing can go, and `{layer: channel numbers}`.
+        The network, or `None` where nothing can go and nothing is fine-tuned, and
+        `{layer: channel numbers}`.
     """
-    from cnn_l1 import export, models, shrink
+    from cnn_l1 import export, shrink
+    from cnn_l1.augmentation import with_augmentation
+    from cnn_l1.failures import during
 
     config = this.config
+    epochs = config.shrink.fine_tuning_epochs
     if not config.shrink.enabled:
         return None, {}
-    plan = shrink.plan_shrink(model, config.shrink.round_to, config.shrink.allow_empty)
+    plan = shrink.plan_shrink(network, config.shrink.round_to, config.shrink.allow_empty)
     print(plan)
     removed = {p.name: list(p.removed_channels) for p in plan.layers if p.removed_channels}
     if sum(map(len, removed.values())) <= NAMED_CHANNELS:
         for name, channels in removed.items():
             print(f"Dead in {name}: {', '.join(map(str, channels))}")
-    if not plan.removes_anything:
+    if plan.removes_anything:
+        small = shrink.apply_shrink(network, plan)
+        shrunk = export.plain_copy(small)
+        shrink.check_same_output(sparse, shrunk, this.dataset.validation.sample(256))
+    elif epochs:
+        print("No channel can go: shrunk/ is the network as it is, fine-tuned")
+        small = network
+    else:
         return None, {}
-    small = shrink.apply_shrink(model, plan)
-    drop = models.AUGMENTATION_LAYERS
-    shrunk = export.plain_copy(small, drop_layers=drop)
-    shrink.check_same_output(sparse, shrunk, this.dataset.validation.sample(256))
-    if config.shrink.fine_tuning_epochs:
+    if epochs:
         first = config.training.epochs + config.fine_tuning.epochs
-        epochs = config.shrink.fine_tuning_epochs
-        history += tune(small, this, epochs, first)
-        shrunk = export.plain_copy(small, drop_layers=drop)
+        with during("fine-tuning of the shrunk network"):
+            trained = with_augmentation(small, config.data.augmentation, config.seed)
+            history += tune(trained, this, epochs, first)
+        shrunk = export.plain_copy(small)
     return shrunk, removed
 
 
-def train_dense_twin(this, statistics):
-    """The same network on the same data for the same epochs, without penalty."""
-    from cnn_l1 import export, models
+def train_dense_baseline(this):
+    """The same network on the same data for the same stages and epochs, without penalty."""
+    from cnn_l1 import export
+    from cnn_l1.augmentation import with_augmentation
 
-    print("Dense twin: the same run without penalty")
-    config = this.config
-    penalty = config.penalty.model_copy(
-        update={"name": "none", "l2_strength": 0.0, "l1_ratio": 0.0, "channel_cost": "weights"}
-    )
-    training = config.training.model_copy(update={"ramp_epochs": 0})
-    update = {"penalty": penalty, "training": training, "thresholding": None, "target": None}
-    twin = config.model_copy(update=update)
+    print("Dense baseline: the same run without penalty")
+    config = dense_baseline(this.config)
     seed_everything(config.seed, config.model.dtype_policy)
-    model = start_model(twin, this.dataset, this.task, statistics)
-    alone = dataclasses.replace(this, config=twin, logs=None, watchers=())
-    sparsify(model, alone)
-    fine_tune(model, alone)
-    return export.plain_copy(model, drop_layers=models.AUGMENTATION_LAYERS)
+    network = start_model(config, this.dataset, this.task, this.statistics)
+    alone = dataclasses.replace(this, config=config, logs=None, watchers=())
+    trained = with_augmentation(network, config.data.augmentation, config.seed)
+    sparsify(trained, alone)
+    fine_tune(trained, alone)
+    if config.shrink.fine_tuning_epochs:
+        # As it is trained behind shrinking: its augmentation starts anew.
+        trained = with_augmentation(network, config.data.augmentation, config.seed)
+        first = config.training.epochs + config.fine_tuning.epochs
+        tune(trained, alone, config.shrink.fine_tuning_epochs, first)
+    return export.plain_copy(network)
 
 
 def fit(model, optimizer, this, epochs, steering, first_epoch=0):
@@ -528,6 +621,7 @@ def measure_again(source, output, split):
     dataset = data.load(config.data, config.seed)
     task = tasks.task_of(config.training.loss, dataset.about)
     examples = dataset.load_test() if split == "test" else dataset.validation
+    failed: dict[str, str] = {}
     with run_folder(output) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
         paths = {name: folder / name for name in summary["files"]}
@@ -536,14 +630,15 @@ def measure_again(source, output, split):
             for name, path in paths.items()
             if path.suffix == ".keras"
         }
-        measured = files.measure_files(paths, examples, networks, task, measuring)
+        measured = files.measure_files(paths, examples, networks, task, measuring, failed)
         report.print_files(measured, split=split)
         paths |= {name: folder / name for name in summary["encoded"]}
-        on_micro = files.measure_on_micro(paths, examples, task, measuring)
+        on_micro = files.measure_on_micro(paths, examples, task, measuring, failed)
         report.print_micro(on_micro, paths)
         summary["data"] = describe_data(dataset, split, examples)
         summary["files"] = {n: dataclasses.asdict(figures) for n, figures in measured.items()}
         summary["micro"] = {n: dataclasses.asdict(facts) for n, facts in on_micro.items()}
+        summary["not_measured"] = failed
         report.write_json(folder / "report.json", summary)
         copied = config.model_copy(update={"measure": measuring})
         (folder / "config.yaml").write_text(configs.dump(copied), encoding="utf-8")
@@ -561,7 +656,7 @@ def describe_data(dataset, split, measured):
         "train_examples": dataset.train.size,
         "validation_examples": dataset.validation.size,
         "measured_split": split,
-        "measured_examples": measured.size,
+        "measured_examples": None if measured is None else measured.size,
     }
 
 
@@ -571,24 +666,6 @@ def versions():
 
     names = "tensorflow", "keras", "ai-edge-litert", "numpy"
     return {"python": platform.python_version()} | {n: metadata.version(n) for n in names}
-
-
-def known_failure(error):
-    """One line for a failure that a user can act on; `None` for a bug of ours."""
-    import errno
-
-    from cnn_l1.callbacks import DivergedError, EmptyLayerError
-    from cnn_l1.export import ExportError
-    from cnn_l1.shrink import ShrinkError
-
-    if isinstance(error, (DivergedError, EmptyLayerError, ExportError, ShrinkError)):
-        return str(error)
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if full or any(t in str(error) for t in ("No space left", "File too large", "errno = 28")):
-        return "--output: expected room for the run's files. Received: no space left on the disk"
-    if isinstance(error, OSError):
-        return f"--output: expected a folder to write to. Received: {error}"
-    return None
 
 
 if __name__ == "__main__":

@@ -75,6 +75,9 @@ def verify(folder, with_data=True):
         files = report["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [*found, f"report.json, config.yaml: expected to be read. Received: {_short(error)}"]
+    if report.get("error"):
+        ended = report["error"]
+        return [*found, f"report.json: expected a run that ended well. Received: {ended}"]
     found += check_config(config, report)
     found += check_formats(folder, files, config, report.get("refused", {}))
     examples = None
@@ -151,7 +154,6 @@ def check_config(config, report):
 def check_formats(folder, files, config, refused):
     """Files that the config asks for and the report, or the folder, lacks."""
     from cnn_l1 import export
-    from cnn_l1.files import SPARSE
 
     prefixes = {name.removesuffix("model.keras") for name in files if name.endswith("model.keras")}
     prefixes |= {"", "dense/"} if config.baseline else {""}
@@ -164,11 +166,11 @@ def check_formats(folder, files, config, refused):
                 found += [
                     f"{name}: expected a file, for format c. Received: nothing there"
                     for name in names
-                    if not (folder / name).is_file()
+                    if not (folder / name).is_file() and names[0] not in refused
                 ]
             else:
                 name = prefix + export.file_name(kind)
-                if name not in files and not (kind in SPARSE and name in refused):
+                if name not in files and name not in refused:
                     found.append(f"report.json: expected figures of {name}. Received: none")
     return found
 

@@ -20,15 +20,15 @@ source, target = interpreter.get_input_details()[0], interpreter.get_output_deta
 _, rows, cols, channels = source["shape"]
 image = Image.open(image_path).convert("L" if channels == 1 else "RGB").resize((cols, rows))
 pixels = np.asarray(image, np.float32).reshape(1, rows, cols, channels)  # 0 to 255
-if np.issubdtype(source["dtype"], np.integer):
-    scale, zero_point = source["quantization"]
+scale, zero_point = source["quantization"]
+if scale:  # else the input takes the pixels as they are
     limits = np.iinfo(source["dtype"])
     pixels = np.clip(np.round(pixels / scale + zero_point), limits.min, limits.max)
 interpreter.set_tensor(source["index"], pixels.astype(source["dtype"]))
 interpreter.invoke()
 logits = interpreter.get_tensor(target["index"])[0].astype(np.float64)
-if np.issubdtype(target["dtype"], np.integer):
-    scale, zero_point = target["quantization"]
+scale, zero_point = target["quantization"]
+if scale:
     logits = (logits - zero_point) * scale
 scores = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
 labels = [str(number) for number in range(len(scores))]

@@ -14,6 +14,8 @@ from ai_edge_litert.interpreter import Interpreter
 
 from cnn_l1 import benchmark, export
 from cnn_l1.config import ConfigError
+from cnn_l1.sample_inputs import id_bounds, random_inputs
+from cnn_l1.silence import silenced
 
 
 def dense(*units):
@@ -102,7 +104,7 @@ def test_inputs_are_not_all_equal(files):
     for name in ("int8.tflite", "foreign.tflite"):
         interpreter = Interpreter(str(files / name))
         interpreter.allocate_tensors()
-        benchmark.fill_inputs(interpreter)
+        random_inputs(interpreter)
         for detail in interpreter.get_input_details():
             assert len(np.unique(interpreter.get_tensor(detail["index"]))) > 4
 
@@ -117,3 +119,97 @@ def test_the_command_without_tensorflow(files):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "small.tflite" in done.stdout.replace("\n", "") or "│" in done.stdout
+
+
+# Files of any inputs.
+
+
+def converted(model, path):
+    with silenced():
+        path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    return path
+
+
+def embedding(dtype):
+    inputs = keras.Input((6,), dtype=dtype)
+    x = keras.layers.Flatten()(keras.layers.Embedding(50, 4)(inputs))
+    return keras.Model(inputs, keras.layers.Dense(2)(x))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "float32", "uint8"])
+def test_ids_are_those_of_the_table(dtype, tmp_path):
+    path = converted(embedding(dtype), tmp_path / "ids.tflite")
+    assert list(id_bounds(path.read_bytes()).values()) == [50]
+    ((figures,), _) = benchmark.compare([path], runs=2)
+    assert figures.macs == 6 * 4 * 2
+
+
+def test_a_file_without_inputs(tmp_path):
+    path = tmp_path / "constant.tflite"
+    with silenced():
+        concrete = tf.function(lambda: tf.random.uniform((1, 3))).get_concrete_function()
+        path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert())
+    ((figures,), _) = benchmark.compare([path], runs=2)
+    assert figures.macs == 0
+
+
+def test_an_open_size_is_chosen_and_told(tmp_path):
+    model = keras.Sequential([keras.Input((None, 5, 2)), keras.layers.Conv2D(3, 3)])
+    path = converted(model, tmp_path / "open.tflite")
+    ((figures,), warnings) = benchmark.compare([path], runs=2)
+    assert f"{path}: its size is open; it was run on (1, 32, 5, 2)" in warnings
+    assert figures.macs == 30 * 3 * 3 * 9 * 2
+
+
+def test_what_is_not_counted_is_told(tmp_path):
+    weights = np.eye(3, dtype="float32")
+
+    def halve(x):
+        return tf.while_loop(
+            lambda value: tf.reduce_sum(value) > 1.0, lambda value: (value @ weights / 2,), (x,)
+        )[0]
+
+    path = tmp_path / "loop.tflite"
+    with silenced():
+        concrete = tf.function(halve).get_concrete_function(tf.TensorSpec((1, 3)))
+        path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert())
+    _, warnings = benchmark.compare([path], runs=2)
+    assert any("multiply-adds are without those of WHILE" in line for line in warnings)
+
+
+def refused(path):
+    with pytest.raises(ConfigError) as caught:
+        benchmark.compare([path], runs=2)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_encoded_file_names_the_plain_one(tmp_path):
+    from cnn_l1 import encode
+
+    model = dense(64)
+    model.layers[0].kernel.assign(np.eye(16, 64))
+    export.export_tflite(model, tmp_path / "plain.tflite")
+    content, _ = encode.encode_zeros((tmp_path / "plain.tflite").read_bytes(), run=False)
+    (tmp_path / "encoded.tflite").write_bytes(content)
+    assert "encoded for TFLite Micro, which LiteRT cannot run; take the plain file" in refused(
+        tmp_path / "encoded.tflite"
+    )
+
+
+@pytest.mark.parametrize("part", ["nothing", "half"])
+def test_a_file_cut_short(part, files, tmp_path):
+    whole = (files / "small.tflite").read_bytes()
+    path = tmp_path / "cut.tflite"
+    path.write_bytes(b"" if part == "nothing" else whole[: len(whole) // 2])
+    refused(path)
+
+
+def test_a_file_that_ends_the_process_is_one_line(files, monkeypatch):
+    """Broken bytes may make LiteRT crash; a process that ends itself stands in for them."""
+    monkeypatch.setattr(
+        benchmark.subprocess,
+        "run",
+        lambda *_, **__: subprocess.CompletedProcess([], -11, "", ""),
+    )
+    assert "it ended LiteRT's process with signal 11" in refused(files / "small.tflite")

@@ -10,6 +10,7 @@ import tempfile
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given
 from hypothesis import strategies as st
@@ -813,3 +814,16 @@ def test_micro_runs_examples_one_after_another(tmp_path):
     path.write_bytes(b"no model")
     with pytest.raises(micro.MicroError, match=r"m\.tflite: expected a file that TFLite Micro"):
         micro.run(path, [inputs])
+
+
+def test_ids_are_run_within_their_table():
+    """Random ids out of the table would end the run of a file that is right."""
+    random = np.random.default_rng(0)
+    table = random.normal(size=(50, 40)).astype("float32")
+    weights = np.where(random.random((240, 50)) < 0.9, 0.0, 1.0).astype("float32")
+    function = tf.function(lambda ids: tf.reshape(tf.gather(table, ids), (1, 240)) @ weights)
+    concrete = function.get_concrete_function(tf.TensorSpec((1, 6), "int32"))
+    content = tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert()
+    small, report = encode.encode_zeros(content)
+    assert report.encoded
+    assert len(small) < len(content)

@@ -425,18 +425,6 @@ def test_plain_copy_drops_layers(make, name):
     np.testing.assert_array_equal(copy.predict_on_batch(images), model.predict_on_batch(images))
 
 
-def test_plain_copy_drops_the_configured_augmentation():
-    augmentation = {"shift_pixels": 1, "flip": True, "crop_pixels": 1}
-    model = build({"name": "cnn"}, (8, 8, 1), data={"augmentation": augmentation})
-    assert {"shift", "flip", "crop"} <= set(layer_names(model))
-    copy = export.plain_copy(model, drop_layers=models.AUGMENTATION_LAYERS)
-    bare = build({"name": "cnn"}, (8, 8, 1))
-    assert layer_names(copy)[1:] == layer_names(bare)[1:]
-    bare.set_weights(model.get_weights())
-    images = make_images((8, 8, 1), 4)
-    np.testing.assert_array_equal(copy.predict_on_batch(images), bare.predict_on_batch(images))
-
-
 def test_plain_copy_of_a_mixed_bfloat16_model_is_float32():
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = build({"name": "cnn", "blocks": CNN_BLOCKS}, (12, 12, 3))

@@ -8,10 +8,12 @@ import subprocess
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from cnn_l1 import export, firmware, metadata
+from cnn_l1.silence import silenced
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 
@@ -162,3 +164,36 @@ def test_a_name_that_is_none_in_c(written, tmp_path, name):
     with pytest.raises(ValueError, match=r"`name` must be a C identifier. Received: name="):
         firmware.write_c_source(written, tmp_path / "m.h", name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_several_inputs_and_outputs_are_told_in_order(tmp_path):
+    with silenced():
+        concrete = tf.function(lambda a, b: (a + 1, b[:, :2])).get_concrete_function(
+            tf.TensorSpec((1, 3), name="a"), tf.TensorSpec((1, 5), name="b")
+        )
+        content = tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert()
+    (tmp_path / "m.tflite").write_bytes(content)
+    firmware.write_c_source(tmp_path / "m.tflite", tmp_path / "m.h")
+    text = (tmp_path / "m.h").read_text(encoding="utf-8")
+    inputs, outputs, _ = firmware.read_facts(content)
+    assert sorted(one.shape for one in inputs) == [(1, 3), (1, 5)]
+    for label, facts in (("input", inputs), ("output", outputs)):
+        for number, one in enumerate(facts):
+            assert f"model_{label}_{number}_count = {one.shape[1]};" in text
+            assert f"model_{label}_{number}_scale = 1.0f;" in text
+
+
+def test_strings_and_operators_of_others_are_refused():
+    def convert(function, spec, operators):
+        converter = tf.lite.TFLiteConverter.from_concrete_functions(
+            [tf.function(function).get_concrete_function(spec)]
+        )
+        converter.target_spec.supported_ops = [operators]
+        with silenced():
+            return converter.convert()
+
+    builtin, select = tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS
+    with pytest.raises(ValueError, match=r"expected an input or output of numbers"):
+        firmware.read_facts(convert(tf.shape, tf.TensorSpec((1,), tf.string), builtin))
+    with pytest.raises(ValueError, match=r"that TFLite Micro has\. Received: FlexMatrixDet"):
+        firmware.read_facts(convert(tf.linalg.det, tf.TensorSpec((1, 3, 3)), select))

@@ -300,7 +300,7 @@ def test_onnx_in_onnx_runtime(built, tmp_path, name):
     ("arguments", "expected"),
     [
         ({"kind": "int4"}, r"`kind` must be one of float32, .*Received: kind='int4'"),
-        ({"kind": "int8"}, r"`calibration_images` must be given for kind='int8'. Received: None"),
+        ({"kind": "int8"}, r"`calibration_data` must be given for kind='int8'. Received: None"),
         ({"io_type": "int4"}, r"`io_type` must be 'int8' or 'uint8'. Received: io_type='int4'"),
     ],
 )

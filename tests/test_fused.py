@@ -141,3 +141,46 @@ def test_layers_are_given_back_where_training_fails():
     assert (
         type(keras.models.clone_model(model).get_layer("norm")) is keras.layers.BatchNormalization
     )
+
+
+def test_nested_contexts_hold_until_the_last_is_left():
+    model = network()
+    (inner,) = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    with fused_batch_norm(model) as outer_names:
+        with fused_batch_norm(inner) as inner_names, fused_batch_norm(model):
+            assert step_types(model).count('op: "FusedBatchNormV3"') == 2
+        assert step_types(model).count('op: "FusedBatchNormV3"') == 2
+    assert (outer_names, inner_names) == (["norm", "inner_norm"], ["inner_norm"])
+    assert "FusedBatchNorm" not in step_types(model)
+
+
+def test_contexts_may_end_in_any_order():
+    model = network()
+    first, second = fused_batch_norm(model), fused_batch_norm(model)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert step_types(model).count('op: "FusedBatchNormV3"') == 2
+    second.__exit__(None, None, None)
+    assert "FusedBatchNorm" not in step_types(model)
+
+
+def test_an_error_inside_gives_the_layers_back():
+    model = network()
+    with pytest.raises(KeyError), fused_batch_norm(model), fused_batch_norm(model):
+        raise KeyError
+    assert "call" not in vars(model.get_layer("norm"))
+
+
+def test_a_call_of_the_layers_own_is_left_alone():
+    model = network()
+    layer = model.get_layer("norm")
+
+    def own(inputs, training=None, mask=None):
+        return inputs
+
+    layer.call = own
+    with fused_batch_norm(model) as names:
+        assert names == ["inner_norm"]
+        assert layer.call is own
+    assert layer.call is own

@@ -133,7 +133,7 @@ def test_a_file_that_does_not_run_is_an_export_error(tmp_path):
 def runner_with(dtype, scale, zero_point):
     """A runner of no file, for `quantize` alone."""
     runner = measure.TFLiteRunner.__new__(measure.TFLiteRunner)
-    runner.inputs = [{"dtype": dtype, "quantization": (scale, zero_point)}]
+    runner.input = {"dtype": dtype, "quantization": (scale, zero_point)}
     return runner
 
 

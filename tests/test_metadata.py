@@ -7,12 +7,14 @@ import flatbuffers
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from flatbuffers import number_types
 from flatbuffers.table import Table
 
 from cnn_l1 import export, metadata
+from cnn_l1.silence import silenced
 
 LABELS = ["nought", "one", "zwei — drei"]
 CONFIG = "name: tiny\nseed: 3\n"
@@ -155,3 +157,16 @@ def test_the_support_library_reads_it(described):
     displayer = support.MetadataDisplayer.with_model_buffer(described)
     assert displayer.get_packed_associated_file_list() == ["labels.txt", "config.yaml"]
     assert '"name": "tiny"' in displayer.get_metadata_json()
+
+
+def test_meanings_are_as_many_as_inputs_and_outputs():
+    with silenced():
+        concrete = tf.function(lambda a, b: a + b).get_concrete_function(
+            tf.TensorSpec((1, 3), name="a"), tf.TensorSpec((1, 3), name="b")
+        )
+        content = tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert()
+    with pytest.raises(ValueError, match=r"`input_meaning` must be a text for each of 2\. Rec.* 1"):
+        metadata.add_metadata(content, "m", "pixels", "logits")
+    added = metadata.add_metadata(content, "m", ["left eye", "right eye"], "logits", ["no", "yes"])
+    assert all(text in added for text in (b"left eye", b"right eye", b"input_0", b"input_1"))
+    assert metadata.read_files(added) == {"labels.txt": "no\nyes\n"}

@@ -9,9 +9,10 @@ import pytest
 
 from cnn_l1 import config as configs
 from cnn_l1 import export, models, penalties
+from cnn_l1.augmentation import with_augmentation
 from cnn_l1.config import ConfigError
 from cnn_l1.models import InputStatistics
-from cnn_l1.settings import ACTIVATION, ModelConfig
+from cnn_l1.settings import ACTIVATION, AugmentationConfig, ModelConfig
 
 FLATTEN = {"type": "flatten"}
 LOGITS = {"type": "dense", "units": "classes", "activation": "linear"}
@@ -25,8 +26,8 @@ def make_config(**sections):
     return configs.validate({"name": "a", **sections})
 
 
-def build(input_shape=(8, 8, 1), class_count=10, statistics=None, augmentation=True, **sections):
-    return models.build(make_config(**sections), input_shape, class_count, statistics, augmentation)
+def build(input_shape=(8, 8, 1), class_count=10, statistics=None, **sections):
+    return models.build(make_config(**sections), input_shape, class_count, statistics)
 
 
 def refusal(*args, **sections):
@@ -299,9 +300,11 @@ AUGMENTATIONS = {
 
 
 def augmented(settings, shape=(16, 8, 8, 3), seed=0):
-    model = build(shape[1:], data={"augmentation": settings}, seed=seed)
-    front = [layer.name for layer in model.layers if layer.name in models.AUGMENTATION_LAYERS]
-    return model, keras.Model(model.input, model.get_layer(front[-1]).output)
+    """The model that is trained, and its part before the network."""
+    network = build(shape[1:])
+    trained = with_augmentation(network, AugmentationConfig(**settings), seed)
+    assert trained.layers[-1] is network
+    return trained, keras.Model(trained.input, trained.layers[-2].output)
 
 
 @pytest.mark.parametrize("settings", AUGMENTATIONS.values(), ids=AUGMENTATIONS)
@@ -359,20 +362,45 @@ def test_moves_are_whole_pixels_and_bounded(settings):
 @pytest.mark.parametrize("settings", AUGMENTATIONS.values(), ids=AUGMENTATIONS)
 def test_augmentation_changes_no_evaluation(settings):
     model, _ = augmented(settings)
-    bare = build((8, 8, 3))
-    weights = [v for v in model.variables if "seed_generator" not in v.path]
-    for variable, source in zip(bare.variables, weights, strict=True):
-        variable.assign(source)
+    bare = model.layers[-1]
     pixels = images((16, 8, 8, 3))
     # The same operations on the same numbers, so the same logits.
     np.testing.assert_array_equal(model(pixels, training=False), bare(pixels))
 
 
 def test_no_augmentation():
-    names = {layer.name for layer in build().layers}
-    assert not names & set(models.AUGMENTATION_LAYERS)
-    without = build(data={"augmentation": AUGMENTATIONS["all"]}, augmentation=False)
-    assert [layer.name for layer in without.layers] == [layer.name for layer in build().layers]
+    network = build()
+    assert with_augmentation(network, AugmentationConfig()) is network
+
+
+def test_the_network_is_built_without_augmentation():
+    names = [layer.name for layer in build(data={"augmentation": AUGMENTATIONS["all"]}).layers]
+    assert names == [layer.name for layer in build().layers]
+
+
+def test_training_around_the_network_trains_it():
+    blocks = [{**CONV, "name": name} for name in ("flip", "crop", "augment_shift")]
+    network = build(model={"blocks": [*blocks, FLATTEN, LOGITS]})
+    paths = [v.path for v in network.trainable_variables]
+    trained = with_augmentation(network, AugmentationConfig(**AUGMENTATIONS["all"]), 0)
+    assert [v.path for v in trained.trainable_variables] == paths
+    kernels = [v.numpy() for v in network.trainable_variables if v.name == "kernel"]
+    trained.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    trained.fit(images((8, 8, 8, 1)), np.zeros(8), verbose=0)
+    for layer, before in zip(("flip", "crop", "augment_shift"), kernels, strict=False):
+        assert np.any(network.get_layer(layer).kernel.numpy() != before)
+    copy = export.plain_copy(network)
+    assert [layer.name for layer in copy.layers] == [layer.name for layer in network.layers]
+    pixels = images((4, 8, 8, 1))
+    np.testing.assert_array_equal(copy(pixels), trained(pixels, training=False))
+
+
+@pytest.mark.parametrize("setting", ["shift_pixels", "crop_pixels"])
+def test_augmentation_beyond_the_image_is_refused(setting):
+    with_it = {"augmentation": {setting: 8}}
+    build((8, 8, 1), data=with_it)
+    message = refusal((8, 7, 1), 10, data=with_it)
+    assert message.startswith(f"data.augmentation.{setting}: expected at most the size")
 
 
 @pytest.mark.parametrize(
@@ -645,7 +673,7 @@ def test_load_weights(tmp_path, augmented):
     sections = {"model": {"blocks": STATEFUL}}
     source = moved(build(**sections, data=AUGMENTED))
     path = tmp_path / "model.keras"
-    export.plain_copy(source, drop_layers=models.AUGMENTATION_LAYERS).save(path)
+    export.plain_copy(source).save(path)
     model = build(**sections, data=AUGMENTED if augmented else {})
     pixels = images((4, 8, 8, 1))
     # Said each time: Keras' random layers act as in training unless told otherwise.

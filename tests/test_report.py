@@ -1,6 +1,7 @@
 """Numbers to JSON, CSV and tables: nothing lost, nothing invented."""
 
 import csv
+import dataclasses
 import io
 import json
 
@@ -138,6 +139,11 @@ def test_table_of_files():
     assert row(text, "int8") == ["int8", *figures]
     # What was not measured stays empty: no zero that nobody counted.
     assert row(text, "saved_model")[-4:] == ["", "", "", ""]
+
+
+def test_table_of_a_file_without_weights():
+    text = printed(report.print_files, {"int8": dataclasses.replace(FILE, weights=0, zeros=0)})
+    assert row(text, "int8")[6] == ""
 
 
 @pytest.mark.parametrize("show", [report.print_layers, report.print_files])

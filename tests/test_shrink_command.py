@@ -91,7 +91,7 @@ def test_bad_models(tmp_path, capsys):
     broken.write_bytes(b"no zip")
     assert shrink.main([str(broken), "--output", str(output)]) == 1
     error = capsys.readouterr().err
-    assert "expected a saved Keras model that loads" in error
+    assert "expected a .keras or .h5 file of a Keras model" in error
     assert "Traceback" not in error
     assert [path.name for path in tmp_path.iterdir()] == ["broken.keras"]
 

@@ -23,7 +23,6 @@ from cnn_l1.strengths import (
     spaced,
     with_settings,
     with_strength,
-    without_penalty,
 )
 
 
@@ -67,26 +66,6 @@ def test_layers_cannot_keep_a_proportion_to_nothing():
     with pytest.raises(ConfigError, match=r"penalty\.l1_strength: expected more .* Received: 0"):
         with_strength(config, 0.1)
     assert with_strength(make(penalty={"l1_strength": 0.0}), 0.1).penalty.l1_strength == 0.1
-
-
-@pytest.mark.parametrize(
-    "penalty",
-    [
-        {"name": "l1", "layers": {"conv*": 1e-3}, "biases": True},
-        {"name": "l1l2", "l2_strength": 0.1},
-        {"name": "l1", "shape": "log", "scale": 0.2},
-        {"name": "group_l1", "l1_ratio": 0.5},
-        {"name": "slimming"},
-    ],
-)
-def test_dense_twin_has_no_penalty_and_the_same_epochs(penalty):
-    config = make(
-        penalty=penalty, training={"ramp_epochs": 3}, thresholding={"threshold": 0.1}, seed=2
-    )
-    twin = without_penalty(config)
-    assert twin.penalty.name == "none"
-    assert twin.thresholding is None
-    assert (twin.training.epochs, twin.seed) == (config.training.epochs, 2)
 
 
 REACH = BRACKET_FACTOR**BRACKET_STEPS
@@ -182,9 +161,7 @@ def gradient_at_zero(config, intercepts):
     """The largest gradient of the data's loss in a kernel of zeros, by TensorFlow."""
     dataset = data.load(config.data, config.seed)
     task = tasks.task_of(config.training.loss, dataset.about)
-    model = models.build(
-        config, dataset.about.input_shape, task.outputs, dataset.statistics(), augmentation=False
-    )
+    model = models.build(config, dataset.about.input_shape, task.outputs, dataset.statistics())
     dense = model.get_layer("dense")
     dense.kernel.assign(tf.zeros_like(dense.kernel))
     dense.bias.assign(intercepts)

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import errno
+import importlib.util
 import io
 import json
 import os
@@ -17,7 +18,19 @@ import numpy as np
 import pytest
 import yaml
 
-from cnn_l1 import config, data, export, measure, metadata, micro, sparsity, train, verify
+from cnn_l1 import (
+    config,
+    data,
+    encode,
+    export,
+    files,
+    measure,
+    metadata,
+    micro,
+    sparsity,
+    train,
+    verify,
+)
 from cnn_l1.settings import TrainingConfig
 
 BLOCKS = [
@@ -318,10 +331,12 @@ def test_settings_together(config_file, tmp_path, name):
     expected = {"model.keras"} | {files[kind] for kind in resolved.export.formats}
     assert set(report["files"]) == expected
     others = {"config.yaml", "report.json", "manifest.json", "history.csv"}
+    if resolved.export.fold_batch_norm:
+        others.add("model_unfolded.keras")
     assert {path.name for path in (tmp_path / "run").iterdir()} == expected | others
     model = keras.models.load_model(tmp_path / "run" / "model.keras")
     assert {layer.compute_dtype for layer in model.layers[1:]} == {"float32"}
-    assert not {"shift", "flip", "crop"} & {layer.name for layer in model.layers}
+    assert not [layer for layer in model.layers if "Random" in type(layer).__name__]
     history = read_history(tmp_path / "run")
     zeros = sparsity.count(model)
     assert zeros.zeros > 0
@@ -742,6 +757,146 @@ def test_nothing_to_take_out_leaves_no_folder(config_file, tmp_path):
     assert not (tmp_path / "run" / "shrunk").exists()
 
 
+def test_fine_tuning_is_done_where_nothing_can_go(config_file, tmp_path, capsys):
+    settings = ("penalty.l1_strength=0", "shrink={fine_tuning_epochs: 2}", "baseline=true")
+    assert train.main(arguments(config_file, tmp_path / "run", *QUICK, *settings)) == 0
+    assert "No channel can go" in capsys.readouterr().out
+    report = read_report(tmp_path / "run")
+    assert read_history(tmp_path / "run")["epoch"].tolist() == [1, 2, 3]
+    assert report["removed_channels"] == {}
+    assert report["shrunk_counts"]["weights"] == report["counts"]["weights"]
+    sparse, shrunk, dense = (weights_of(tmp_path / "run" / n) for n in ("", "shrunk", "dense"))
+    assert np.any(sparse[0] != shrunk[0])
+    # Without penalty the dense baseline is the same run: as many epochs, of the same stages.
+    for one, other in zip(shrunk, dense, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+
+
+def test_blocks_may_be_named_as_augmentation_is(config_file, tmp_path):
+    blocks = [{"type": "conv", "filters": 3, "name": n} for n in ("flip", "crop", "shift")]
+    blocks += BLOCKS[2:]
+    settings = (
+        f"model.blocks={json.dumps(blocks)}",
+        "data.augmentation={shift_pixels: 1, crop_pixels: 1, flip: true}",
+        "export.formats=[float32]",
+    )
+    assert train.main(arguments(config_file, tmp_path / "run", *QUICK, *settings)) == 0
+    model = keras.models.load_model(tmp_path / "run" / "model.keras")
+    assert {"flip", "crop", "shift"} <= {layer.name for layer in model.layers}
+    told = read_report(tmp_path / "run")
+    assert [layer["layer"] for layer in told["counts"]["layers"]][:3] == ["flip", "crop", "shift"]
+    assert told["files"]["model_float32.tflite"]["weights"] == told["counts"]["weights"]
+
+
+# What fails behind the training loses itself alone.
+
+
+def test_a_format_that_fails_loses_its_file_alone(config_file, tmp_path, capsys):
+    settings = ("model.blocks.3.activation=elu", "export.formats=[float32, int8, int16x8, c]")
+    output = tmp_path / "run"
+    assert train.main(arguments(config_file, output, *QUICK, *settings)) == 0
+    report, printed = read_report(output), capsys.readouterr().out
+    assert set(report["files"]) == {"model.keras", "model_float32.tflite"}
+    lost = {"model_int8.tflite", "model_int16x8.tflite", "model_int8.h"}
+    assert set(report["refused"]) == lost
+    assert "ELU in float" in report["refused"]["model_int8.tflite"]
+    for name in ("model_int8.tflite", "model_int16x8.tflite"):
+        # Before the training too.
+        assert printed.index(f"Will not be written: {name}") < printed.index("Exact zeros")
+        assert f"Not written: {name}" in printed
+    assert not [path for path in output.iterdir() if "int" in path.name]
+    assert verify.verify(output, with_data=False) == []
+
+
+def test_dry_run_names_what_cannot_be_written(config_file, tmp_path, capsys):
+    settings = ("model.blocks.3.activation=elu", "export.formats=[float32, int8]")
+    flags = [*arguments(config_file, tmp_path / "run", *settings), "--dry-run"]
+    assert train.main(flags) == 0
+    printed = capsys.readouterr().out
+    assert "Will not be written: model_int8.tflite: expected every operator in int" in printed
+    assert "Will not be written: model_float32" not in printed
+
+
+@pytest.mark.parametrize("flag", [(), ("--dry-run",)])
+def test_packages_are_looked_for_before_the_training(
+    config_file, tmp_path, capsys, monkeypatch, flag
+):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *a: None if name == "tf2onnx" else found(name, *a)
+    )
+    flags = [*arguments(config_file, tmp_path / "run", "export.formats=[onnx]"), *flag]
+    check_refusal(capsys, tmp_path, 2, flags, "export.formats", "cnn_l1[onnx]", "no tf2onnx")
+
+
+@pytest.mark.parametrize("place", ["export", "measure", "micro", "encode", "time"])
+def test_any_error_of_one_file_is_told(config_file, tmp_path, capsys, monkeypatch, place):
+    def fail(*arguments, **settings):
+        raise IndexError("out of luck")
+
+    where = {
+        "export": (export, "export_saved_model"),
+        "measure": (measure, "measure_saved_model"),
+        "micro": (micro, "measure_micro"),
+        "encode": (encode, "encode_zeros"),
+        "time": (measure, "time_files"),
+    }
+    monkeypatch.setattr(*where[place], fail)
+    settings = ("export.formats=[float32, saved_model]", "measure.micro_examples=2")
+    output = tmp_path / "run"
+    more = ("export.encode_zeros=true",)
+    assert train.main(arguments(config_file, output, *QUICK, *settings, *more)) == 0
+    report = read_report(output)
+    assert "model_float32.tflite" in report["files"]
+    told = report["refused"] | report["not_measured"]
+    assert list(told.values()) == ["IndexError: out of luck"]
+    assert (output / "saved_model").exists() == ("saved_model" not in report["refused"])
+    assert ("saved_model" in report["refused"]) == (place in ("export", "measure"))
+    assert "IndexError: out of luck" in capsys.readouterr().out or place == "time"
+
+
+def test_what_was_trained_is_kept(config_file, tmp_path, capsys, monkeypatch):
+    def fail(*arguments):
+        raise IndexError("out of luck")
+
+    monkeypatch.setattr(measure, "predict", fail)
+    output = tmp_path / "run"
+    assert train.main(arguments(config_file, output, *QUICK)) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert f"error: IndexError: out of luck. What was trained is kept in {output}" in error
+    report = read_report(output)
+    assert report["error"] == "IndexError: out of luck"
+    assert report["counts"]["weights"] > 0
+    assert {"model.keras", "config.yaml", "history.csv"} <= {p.name for p in output.iterdir()}
+    keras.models.load_model(output / "model.keras")
+    (line,) = verify.verify(output, with_data=False)
+    assert "expected a run that ended well" in line
+    # Such a run can be replaced.
+    monkeypatch.undo()
+    assert train.main([*arguments(config_file, output, *QUICK), "--overwrite"]) == 0
+    assert read_report(output)["error"] is None
+
+
+def test_errors_of_the_disk_say_where(config_file, tmp_path, capsys, monkeypatch):
+    def fail(*arguments):
+        raise PermissionError(errno.EACCES, "Permission denied", "/a/shelf")
+
+    monkeypatch.setattr(data, "load", fail)
+    flags = arguments(config_file, tmp_path / "run", *QUICK)
+    check_refusal(capsys, tmp_path, 1, flags, "data set 'digits'", "/a/shelf", "Permission denied")
+
+
+def test_meanings_are_those_of_the_network(config_file, tmp_path):
+    about = data.describe(config.load(config_file).data)
+    for normalization, text in (("auto", "scaling is in the model"), ("none", "not scaled")):
+        resolved = config.load(config_file, [f"model.normalization={normalization}"])
+        assert text in files.input_meaning(resolved, about)
+    assert files.output_meaning(resolved, about) == "logits, one a class"
+    squared = config.load(config_file, ["training.loss=squared_error"])
+    assert files.output_meaning(squared, about) == "values, one a class"
+
+
 # Nothing half-written, nothing overwritten unasked.
 
 
@@ -849,6 +1004,10 @@ BAD_SETTINGS = {
         ["data", "fold must be left out"],
     ),
     "ratio without groups": (["penalty.l1_ratio=0.5"], ["l1_ratio", "group_l1"]),
+    "fine-tuning of what is not shrunk": (
+        ["shrink={enabled: false, fine_tuning_epochs: 3}"],
+        ["shrink", "fine_tuning_epochs must be 0"],
+    ),
     "pattern": (["penalty.layers={nowhere*: 0.1}"], ["penalty.layers", "nowhere*"]),
 }
 

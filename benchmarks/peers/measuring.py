@@ -45,7 +45,7 @@ def whole_network(examples):
     """The task's network as it is before anything is taken out, without augmentation."""
     config, about = examples.config, examples.dataset.about
     plain = config.model_copy(update={"penalty": settings.PenaltyConfig(name="none")})
-    return models.build(plain, about.input_shape, len(about.class_names), augmentation=False)
+    return models.build(plain, about.input_shape, len(about.class_names))
 
 
 def rebuild(whole, folder):

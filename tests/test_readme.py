@@ -1,0 +1,74 @@
+"""Every Python block of README and docs, run as written, on a logits and a softmax model."""
+
+import pathlib
+import re
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+import cnn_l1
+import cnn_l1.loss_check
+
+ROOT = pathlib.Path(cnn_l1.__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page):
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+def test_readme_has_python_blocks():
+    assert len(blocks(ROOT / "README.md")) == 3
+
+
+def network(activation):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(4, 3, activation="relu")(inputs)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.Flatten()(x)
+    return keras.Model(inputs, keras.layers.Dense(3, activation=activation)(x))
+
+
+def bright_rows(count=240):
+    """Images of noise with one bright band: which of three, is the class."""
+    random = np.random.default_rng(0)
+    x = random.uniform(0, 0.5, (count, 8, 8, 1)).astype("float32")
+    y = np.arange(count) % 3
+    for image, label in zip(x, y, strict=True):
+        image[3 * label : 3 * label + 2] += 1.0
+    return x, y
+
+
+@pytest.mark.parametrize("activation", ["linear", "softmax"])
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda page: page.stem)
+def test_blocks_run_and_learn(page, activation, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network(activation).save("mine.keras")
+    x, y = bright_rows()
+    names = {"x": x, "y": y}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", cnn_l1.loss_check.LossWarning)
+        first, *others = blocks(page)
+        exec(compile(first, str(page), "exec"), names)
+        held = [v.numpy() == 0 for v in names["model"].trainable_variables]
+        model = names["model"]
+        assert np.mean(model.predict(x, verbose=0).argmax(axis=1) == y) > 0.95
+        assert 0 < cnn_l1.count(model).sparsity < 1
+        assert any(zeros.any() for zeros in held)
+        sparse = keras.models.load_model("sparse.keras")
+        np.testing.assert_allclose(sparse.predict(x), model.predict(x), atol=1e-6)
+        for name in ("sparse.tflite", "sparse_int8.tflite"):
+            assert pathlib.Path(name).stat().st_size > 0
+        for block in others:
+            before = model.predict(x, verbose=0)
+            exec(compile(block, str(page), "exec"), names)
+            if "small" in names:
+                small = names.pop("small").predict(x, verbose=0)
+                expected = model.predict(x, verbose=0)
+                assert np.abs(expected - before).max() > 0  # it was trained
+                # Sums of some float32 terms in another order.
+                np.testing.assert_allclose(small, expected, atol=1e-4)
