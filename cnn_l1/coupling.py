@@ -48,10 +48,11 @@ class Analysis:
             if call.training and not is_augmentation(call.operation):
                 # Not what the rules describe: noise, and statistics of the batch.
                 self.rules[call] = None
-            if self.rules[call] is None:
+            rule = self.rules[call]
+            if rule is None:
                 self.keep_all(call)
             else:
-                self.rules[call].couple(self, call)
+                rule.couple(self, call)
         for value in graph.outputs:
             self.pin(self.labels[value], "output of the model")
         self._finish()
@@ -164,7 +165,8 @@ class Analysis:
 
     def slices(self, call):
         """The `Slice`s of a layer's weights; none where they are not labelled."""
-        return self.rules[call].slices(self, call) if self.has_labels(call) else []
+        rule = self.rules[call]
+        return rule.slices(self, call) if rule is not None and self.has_labels(call) else []
 
 
 def analyse(model, with_constants=True):

@@ -24,7 +24,7 @@ def fingerprint(graph: Graph) -> Fingerprint:
     for value in graph.inputs:
         numbers[value] = len(numbers)
     shapes = [(value.shape, str(value.tensor.dtype)) for value in graph.inputs]
-    entries = [("inputs", repr(shapes), "", ())]
+    entries: list[tuple[str, str, str, tuple[int, ...]]] = [("inputs", repr(shapes), "", ())]
     known: dict[int, tuple[str, tuple[int, ...]]] = {}
     for call in graph.calls:
         key = id(call.operation)
@@ -88,7 +88,7 @@ def _weights(operation: Any) -> tuple[int, ...]:
     for variable in getattr(operation, "weights", ()):
         value = np.asarray(keras.ops.convert_to_numpy(variable))
         start = zlib.crc32(f"{value.dtype} {value.shape} {variable.trainable}".encode())
-        checksums.append(zlib.crc32(np.ascontiguousarray(value), start))
+        checksums.append(zlib.crc32(np.ascontiguousarray(value).tobytes(), start))
     return tuple(checksums)
 
 

@@ -302,7 +302,7 @@ class _Builder:
         new = self.made[key]
         if weights_become_settings(self.analysis, call, self.kept):
             return
-        values = {}
+        values: dict[int, np.ndarray] = {}
         for part in self.analysis.slices(call):
             value = values.get(id(part.variable))
             value = np.asarray(part.variable) if value is None else value

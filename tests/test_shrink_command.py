@@ -115,5 +115,5 @@ def test_a_difference_is_told():
 
     x = np.array([[1.0], [-2.0]], "float32")
     shrink.check_same_output(linear(1.0), linear(1.00005), x)
-    with pytest.raises(shrink.ShrinkError, match=r"difference of 0\.002, for outputs up to 2"):
+    with pytest.raises(shrink.ShrinkError, match=r"difference of 0\.002, for values up to 2"):
         shrink.check_same_output(linear(1.0), linear(1.001), x)

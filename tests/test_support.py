@@ -100,6 +100,8 @@ def test_the_page_reads_back_as_its_cells():
 @pytest.mark.slow
 def test_the_table_is_what_is_committed():
     """All columns but the files', float32 files, and one other file of each layer in turn."""
+    if not support.PAGE.is_file():
+        pytest.skip("docs/support.md is not made yet: python -m benchmarks.support writes it")
     committed = support.verdicts(support.PAGE.read_text(encoding="utf-8"))
     tasks = support.sample(layer_cases.CASES)
     cells = support.measure(tasks=tasks, workers=2)
