@@ -1,0 +1,124 @@
+"""The proof of a file: what it lets pass, and what it does not."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from cnn_l1 import conversion, export, proof
+from cnn_l1.tflite_file import ExportError
+
+RANDOM = np.random.default_rng(0)
+KINDS = ("float32", "float16", "dynamic_int8", "int8", "int16x8")
+
+
+def normal(*shape):
+    return RANDOM.normal(size=shape).astype("float32")
+
+
+def network(seed=0):
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((8, 8, 2))
+    x = layers.Conv2D(8, 3, activation="relu")(inputs)
+    return keras.Model(inputs, layers.Dense(5)(layers.Flatten()(x)))
+
+
+def content(model, kind, examples):
+    return conversion.convert_model(export.plain_copy(model, batch_size=1), kind, examples)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_file_of_another_network_is_refused(kind):
+    model, other = network(), network(seed=1)
+    examples = [[x] for x in normal(12, 8, 8, 2)]
+    whole = content(model, kind, examples)
+    proof.prove_tflite(whole, model, kind, examples)
+    with pytest.raises(ExportError, match=rf"{kind}\): expected Keras' outputs. Received: a"):
+        proof.prove_tflite(whole, other, kind, examples)
+
+
+def outputs(count=1000, classes=10):
+    return RANDOM.normal(size=(count, classes)).astype("float32")
+
+
+def test_float_bound():
+    truth = outputs()
+    largest = np.abs(truth).max()
+    near, far = truth + 0.9e-3 * largest, truth + 1.1e-3 * largest
+    assert not proof.compare([near], [truth], "float32", ["y"])
+    assert "difference" in proof.compare([far], [truth], "float32", ["y"])
+    assert not proof.compare([far], [truth], "float16", ["y"])
+
+
+def test_integer_bound_on_peaked_outputs():
+    """Most of a softmax is 0: a mean of the differences would not see a permutation."""
+    truth = np.eye(1000, dtype="float32")[:8]
+    moved = np.roll(truth, 1, axis=1)
+    assert not proof.compare([truth], [truth], "int8", ["y"], [1 / 256])
+    assert "steps" in proof.compare([moved], [truth], "int8", ["y"], [1 / 256])
+
+
+def test_outputs_below_a_step_of_the_file_are_right():
+    """A softmax of 1000 equal classes is 0.001, a quarter of a step of an int8 file."""
+    truth = np.full((8, 1000), 1e-3, "float32")
+    zeros = np.zeros_like(truth)
+    assert not proof.compare([zeros], [truth], "int8", ["y"], [1 / 256])
+    assert proof.compare([zeros], [truth], "int8", ["y"], [1e-6])
+
+
+@pytest.mark.parametrize(
+    ("received", "message"),
+    [
+        ([outputs()], "1 outputs instead of 2"),
+        ([outputs()[:, :5], outputs()], "shape"),
+        ([outputs().astype("int32"), outputs()], "int32 instead of float32"),
+        ([np.full((1000, 10), np.nan, "float32"), outputs()], "NaN or infinity"),
+    ],
+    ids=["count", "shape", "dtype", "nan"],
+)
+def test_what_is_wrong_is_said(received, message):
+    truth = [outputs(), outputs()]
+    assert message in proof.compare(received, truth, "int8", ["a", "b"])
+
+
+def test_outputs_in_another_order_are_refused():
+    truth = [outputs(), outputs()]
+    assert "output 0 ('a')" in proof.compare(truth[::-1], truth, "int8", ["a", "b"])
+
+
+def test_nothing_is_written_over_a_file_when_the_proof_fails(tmp_path, monkeypatch):
+    path = tmp_path / "m.tflite"
+    path.write_bytes(b"before")
+    other = network(seed=1)
+    right = conversion.convert_model
+
+    def wrong(model, *arguments, **settings):
+        return right(export.plain_copy(other, batch_size=1), *arguments, **settings)
+
+    monkeypatch.setattr(export, "convert_model", wrong)
+    with pytest.raises(ExportError, match=r"m.tflite \(float32\): expected Keras' outputs"):
+        export.export_tflite(network(), path)
+    assert [one.name for one in tmp_path.iterdir()] == ["m.tflite"]
+    assert path.read_bytes() == b"before"
+    assert export.export_tflite(network(), path, check=False) == path.stat().st_size
+
+
+def drawn(layer, shape=(500,), dtype="float32"):
+    inputs = keras.Input(shape, dtype=dtype)
+    model = keras.Model(inputs, layer(inputs))
+    return np.concatenate([x for (x,) in proof.invented_examples(model, "f", None)])
+
+
+def test_invented_inputs_are_in_the_range_of_the_first_layer():
+    pixels = drawn(layers.Rescaling(1 / 255))
+    assert 0 <= pixels.min() < 5
+    assert 250 < pixels.max() <= 255
+    signed = drawn(layers.Rescaling(1 / 127.5, offset=-1))
+    assert 0 <= signed.min() < 5
+    assert 250 < signed.max() <= 255
+    ids = drawn(layers.Embedding(7, 2), dtype="int32")
+    assert set(ids.tolist()) == set(range(7))
+    normalised = drawn(layers.Normalization(mean=50.0, variance=4.0))
+    assert 49 < normalised.mean() < 51
+    assert 1.8 < normalised.std() < 2.2
+    assert set(np.unique(drawn(layers.Rescaling(1.0), dtype="uint8"))) <= set(range(256))
