@@ -67,7 +67,8 @@ def judged(step: Callable[[], Cell]) -> Cell:
 
 
 def plain(reason: str) -> str:
-    """A reason without folders of the moment, in `NOTE_LENGTH` characters."""
+    """A reason without folders, numbers and colours of the moment, in `NOTE_LENGTH` characters."""
+    reason = re.sub(r"\x1b\[\d*m|(?<=__inference_)\w*_\d+", "", reason)
     text = re.sub(r"/\S*/([\w.]+)", r"\1", reason)
     return text if len(text) <= NOTE_LENGTH else text[: NOTE_LENGTH - 1].rstrip() + "…"
 
