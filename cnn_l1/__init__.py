@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cnn_l1.loss_check import gives_logits
     from cnn_l1.macs import count_macs
     from cnn_l1.measure import measure_tflite
+    from cnn_l1.misuse import MisuseWarning
     from cnn_l1.optimizers import HoldZeros, Proximal
     from cnn_l1.penalties import L1, L1L2, Concave, GroupL1, ReweightedL1, attach, soft_threshold
     from cnn_l1.shrink import apply_shrink, plan_shrink
@@ -64,6 +65,7 @@ _MODULES = {
     "plain_copy": "export",
     "export_tflite": "export",
     "measure_tflite": "measure",
+    "MisuseWarning": "misuse",
 }
 
 __all__ = [
@@ -74,6 +76,7 @@ __all__ = [
     "HoldZeros",
     "Kernel",
     "LayerKind",
+    "MisuseWarning",
     "Proximal",
     "Reweight",
     "ReweightedL1",

@@ -8,9 +8,12 @@ import numpy as np
 from keras import ops
 
 from cnn_l1 import sparsity
+from cnn_l1.callback_states import CallbackStates
 from cnn_l1.coupling import channel_spaces
 from cnn_l1.loss_check import check_loss
+from cnn_l1.misuse import unwrapped
 from cnn_l1.optimizers import HoldZeros, Proximal
+from cnn_l1.penalties import ReweightedL1
 
 
 class EmptyLayerWarning(UserWarning):
@@ -32,6 +35,14 @@ def wrapped_optimizer(model, kind, callback):
             f"Received: optimizer={type(optimizer).__name__}. "
             f"Compile with cnn_l1.{kind.__name__}(your_optimizer)."
         )
+    return optimizer
+
+
+def built_optimizer(model, kind, callback):
+    """`wrapped_optimizer`, with its variables made: `fit` makes them only in its first step."""
+    optimizer = wrapped_optimizer(model, kind, callback)
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
     return optimizer
 
 
@@ -106,7 +117,8 @@ class Threshold(keras.callbacks.Callback):
 
     A weight is zeroed where `|w| < threshold`, or `|w| < relative_threshold ·
     std(kernel)`. The optimizer must be a `HoldZeros` or a `Proximal`, which
-    holds the zeros inside the compiled step.
+    holds the zeros inside the compiled step. A training that goes on later, with
+    `initial_epoch`, holds them from its first epoch.
 
     Args:
         threshold: Float, absolute, 0 or more. Default `None`.
@@ -163,13 +175,17 @@ class Threshold(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         wrapped_optimizer(self.model, HoldZeros, type(self).__name__)
         check_loss(self.model)
+        self._is_first = True
 
     def on_epoch_begin(self, epoch, logs=None):
-        if not self._is_due(epoch):
-            return
-        limits = self.threshold, self.relative_threshold
-        apply_threshold(self.model, *limits, self.empty_layers, self.of)
-        wrapped_optimizer(self.model, HoldZeros, type(self).__name__).hold_zeros.assign(1.0)
+        is_first, self._is_first = getattr(self, "_is_first", False), False
+        is_due = self._is_due(epoch)
+        if is_due:
+            limits = self.threshold, self.relative_threshold
+            apply_threshold(self.model, *limits, self.empty_layers, self.of)
+        # A training that begins after the first thresholding: its zeros are there already.
+        if is_due or (is_first and epoch > self.start_epochs):
+            wrapped_optimizer(self.model, HoldZeros, type(self).__name__).hold_zeros.assign(1.0)
 
     def _is_due(self, epoch):
         since = epoch - self.start_epochs
@@ -336,13 +352,18 @@ class Reweight(keras.callbacks.Callback):
             `ReweightedL1`.
     """
 
-    def on_epoch_begin(self, epoch, logs=None):
-        optimizer = wrapped_optimizer(self.model, Proximal, type(self).__name__)
-        if epoch > 0 and not optimizer.reweight():
+    def on_train_begin(self, logs=None):
+        built_optimizer(self.model, Proximal, type(self).__name__)
+        carried = (v.regularizer for v in self.model.trainable_variables)
+        if not any(isinstance(penalty, ReweightedL1) for penalty in carried):
             raise ValueError(
                 "Reweight expects a model with variables under ReweightedL1. "
                 f"Received: {self.model.name!r}, without"
             )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch > 0:
+            built_optimizer(self.model, Proximal, type(self).__name__).reweight()
 
 
 class LogValue(keras.callbacks.Callback):
@@ -385,6 +406,10 @@ class StopOnNaN(keras.callbacks.Callback):
 class BestWeights(keras.callbacks.Callback):
     """Put the weights of the best epoch back at the end of training.
 
+    Under an optimizer of ours, a training that goes on with `initial_epoch` or
+    `BackupAndRestore` still knows the best epoch before; for that, put this callback
+    before the one that saves.
+
     Args:
         monitor: Key in the logs. Of equal epochs the later one wins, for the
             learning rate has fallen further there.
@@ -401,6 +426,34 @@ class BestWeights(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.best = self.best_epoch = self._weights = None
+        self._is_first, self._last_epoch = True, -1
+
+    def on_epoch_begin(self, epoch, logs=None):
+        states = getattr(unwrapped(self.model.optimizer), "states", None)
+        if not self._is_first or not isinstance(states, CallbackStates):
+            return
+        self._is_first = False
+        state = states.get("best")
+        if state and epoch > 0 and int(state["last_epoch"]) in (epoch - 1, epoch - 2):
+            self._resume(state)
+        states.keep("best", self._state)
+
+    def _state(self):
+        """What a later training must know; nothing before the first epoch's end."""
+        if self.best is None:
+            return {}
+        state = {"best": self.best, "epoch": self.best_epoch, "last_epoch": self._last_epoch}
+        for number, weight in enumerate(self._weights or ()):
+            state[f"weight_{number}"] = weight
+        return state
+
+    def _resume(self, state):
+        self.best, self.best_epoch = float(state["best"]), int(state["epoch"])
+        self._last_epoch = int(state["last_epoch"])
+        saved = sum(name.startswith("weight_") for name in state)
+        weights = [state[f"weight_{number}"] for number in range(saved)]
+        # After a training that came to its end, the model has them itself.
+        self._weights = weights or self.model.get_weights()
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is None or self.monitor not in logs:
@@ -414,7 +467,9 @@ class BestWeights(keras.callbacks.Callback):
         if not (value < best if self.larger_is_better else value > best):
             self.best, self.best_epoch = logs[self.monitor], epoch
             self._weights = self.model.get_weights()
+        self._last_epoch = epoch
 
     def on_train_end(self, logs=None):
         if self._weights is not None:
             self.model.set_weights(self._weights)
+            self._weights = None

@@ -84,6 +84,16 @@ class ChannelGoal(Goal):
         super().begin()
         self.left_before, self.taken = self.left, False
 
+    def state(self):
+        return [*super().state(), self.left_before, self.taken, self.least]
+
+    def resume(self, state):
+        super().resume(state)
+        self.left_before, self.taken, self.least = int(state[4]), bool(state[5]), float(state[6])
+
+    def parts(self):
+        return [space.name for space in self.spaces]
+
     def steer(self, progress, elapsed):
         if self.taken:
             self.move(-RETREAT)

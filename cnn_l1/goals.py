@@ -88,6 +88,21 @@ class Goal:
         newly_empty = self.level > path and bool(self.empty - self.remembered_empty)
         return too_little or too_soon or newly_empty
 
+    def state(self):
+        """What steering must know to go on later, as numbers."""
+        deviation = math.nan if self.deviation is None else self.deviation
+        return [self.start, deviation, self.log_scale, self.log_start]
+
+    def resume(self, state):
+        """Go on from what `state` gave."""
+        self.measure()
+        self.start, deviation, self.log_scale, self.log_start = map(float, state[:4])
+        self.deviation = None if math.isnan(deviation) else deviation
+
+    def parts(self):
+        """The names of what can become all zero, in a fixed order."""
+        raise NotImplementedError(f"{type(self).__name__}.parts")
+
     def is_above(self):
         """Whether more is exactly zero than the target asks for, and may come back."""
         return False
@@ -144,6 +159,9 @@ class WeightGoal(Goal):
         self.level = float(counts.sum() / self.sizes.sum())
         pairs = zip(self.kernels, counts == self.sizes, strict=True)
         self.empty = frozenset(name for (name, _), all_small in pairs if all_small)
+
+    def parts(self):
+        return [name for name, _ in self.kernels]
 
     def zeros(self):
         return int(small_counts(self.kernels, 0.0).sum())

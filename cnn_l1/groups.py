@@ -18,12 +18,13 @@ from cnn_l1.penalties import (
     L1,
     Penalty,
     absolute,
-    attach,
     block_soft_threshold,
     check_ratio,
     check_strength,
+    decided,
     is_kernel,
     norm_from_squares,
+    place,
     soft_threshold,
 )
 from cnn_l1.shapes import make_shape
@@ -62,6 +63,7 @@ class CoupledGroupL1:
         self.shape = shape
         self._shape = make_shape(shape, scale)
         self.scale = self._shape.scale
+        self.space = space
         self.name = space.name
         self.variables = tuple(member.variable for member in space.members)
         if len({id(variable) for variable in self.variables}) < len(self.variables):
@@ -316,7 +318,6 @@ def attach_groups(
             f"Received: {model.name!r}, where every channel is an input, an output or "
             "in layers that keep all of theirs"
         )
-    attach(model, None, kernels_only=False)
     groups_of: dict[int, list[CoupledGroupL1]] = {}
     for group in groups:
         for variable in group.variables:
@@ -325,13 +326,17 @@ def attach_groups(
     layer_of = {id(v): layer.name for layer in layers for v in layer.trainable_variables}
     attached = []
     for variable in model.trainable_variables:
+        penalty: Penalty | None = None
         if id(variable) in groups_of:
-            variable.regularizer = ChannelShare(variable, groups_of[id(variable)])
+            penalty = ChannelShare(variable, groups_of[id(variable)])
         elif ratio and is_kernel(variable):
-            variable.regularizer = L1(strength_of(layer_of[id(variable)]) * ratio)
-        else:
+            penalty = L1(strength_of(layer_of[id(variable)]) * ratio)
+        elif not isinstance(variable.regularizer, Penalty):
             continue
-        attached.append(variable.path)
+        place(variable, penalty)
+        if penalty is not None:
+            attached.append(variable.path)
+    decided(model)
     return attached
 
 
@@ -363,5 +368,6 @@ def attach_slimming(model, l1_strength):
             f"trainable scale. Received: {model.name!r} of {', '.join(kinds)}"
         )
     for variable in scales.values():
-        variable.regularizer = penalty
+        place(variable, penalty)
+    decided(model)
     return [variable.path for variable in scales.values()]

@@ -5,13 +5,29 @@ gradient clipping, weight decay, schedules, gradient accumulation, loss scaling
 and `steps_per_execution` stay the inner optimizer's own.
 """
 
+import contextlib
 import functools
 import math
+import weakref
 
 import keras
+import numpy as np
 from keras import ops
 
-from cnn_l1.penalties import PACKAGE, Penalty, ReweightedL1, is_kernel
+from cnn_l1 import misuse
+from cnn_l1.callback_states import CallbackStates
+from cnn_l1.penalties import (
+    PACKAGE,
+    Penalty,
+    ReweightedL1,
+    built_optimizers,
+    is_kernel,
+    keras_strengths,
+    was_frozen,
+)
+from cnn_l1.saved_penalties import penalties_config, restore_penalties
+
+STATE = "state."  # before the names of callbacks' states in a saved optimizer
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -21,6 +37,12 @@ class HoldZeros(keras.optimizers.Optimizer):
     `w_new = where(w_old == 0, 0, inner_update(w_old))`: the zeros themselves
     are the mask, so there is none to store, save or keep in step, and momentum
     cannot move a held weight.
+
+    **Saving.** `model.save` writes the optimizer with the penalties that `attach` and
+    `attach_groups` put on the model, its state, and that of `TargetSparsity` and
+    `BestWeights`; `keras.models.load_model` and `fit(initial_epoch=...)` go on as if
+    there had been no interruption. To load such a model compiled, `cnn_l1` must be
+    imported; `load_model(path, compile=False)` loads it anywhere.
 
     Args:
         inner_optimizer: Any `keras.optimizers.Optimizer`, not yet built and
@@ -48,9 +70,17 @@ class HoldZeros(keras.optimizers.Optimizer):
         # Variables, so that a callback can change them under a compiled step,
         # and here rather than in `build`, which may run inside a trace.
         self.hold_zeros = self._control("hold_zeros", float(bool(hold_zeros)))
+        self.states = CallbackStates()
         self._held_keys = set()
         self._fused = {}
         self._can_fuse = False
+        self._bound = None  # the regularizers that the step is made of
+        self._use_is_checked = False
+        self._models: weakref.WeakSet = weakref.WeakSet()
+        self._saved_penalties = None
+        self._waiting = None
+        # `variables` has the inner optimizer's, so they are loaded with the wrapper's.
+        inner_optimizer.load_own_variables = lambda store: None
         self._hook()
 
     def _control(self, name, value, shape=None):
@@ -135,16 +165,70 @@ class HoldZeros(keras.optimizers.Optimizer):
         return gradient
 
     def build(self, variables):
-        if self.built:
+        # Keras builds an optimizer from an .h5 file without variables: there are none yet.
+        if self.built or not variables:
             return
         self.inner_optimizer.build(variables)
         super().build(variables)
         self._can_fuse = can_fuse()
+        self._make_variables(variables)
+        if self._saved_penalties is not None:
+            self._saved_penalties(variables)
+            self._saved_penalties = None
+        self._bind_penalties(variables)
+        built_optimizers.add(self)
+        if self._waiting is not None:
+            with outside_of_traces():
+                super().load_own_variables(dict(self._waiting))
+            self._waiting = None
+
+    def _make_variables(self, variables):
+        """Make the optimizer's own variables that hang on the model's."""
+
+    def _bind_penalties(self, variables):
+        """Read the variables' penalties, of which the next step is made."""
+        self._bound = tuple(v.regularizer for v in variables)
+        self._fused = {}
+        self._use_is_checked = False
         self._held_keys = {
             self.inner_optimizer._var_key(v)
             for v in variables
             if self.include == "all" or is_kernel(v) or isinstance(v.regularizer, Penalty)
         }
+
+    def penalties_changed(self, model):
+        """Read the penalties again, and have the models' steps compiled again.
+
+        Args:
+            model: The model whose penalties `attach` has changed.
+        """
+        try:
+            self._bind_penalties(self._trainable_variables)
+        except ValueError:
+            self._bound = None  # said when the optimizer is used again, if it is
+        for user in {id(m): m for m in (model, *self._models)}.values():
+            if misuse.unwrapped(getattr(user, "optimizer", None)) is not self:
+                continue
+            if user.train_function is not None:
+                user.make_train_function(force=True)
+            if user.test_function is not None:
+                user.make_test_function(force=True)
+
+    def _before_step(self):
+        """Where a step is traced (or run eagerly): penalties set by hand, and misuse."""
+        now = [v.regularizer for v in self._trainable_variables]
+        bound = self._bound
+        if bound is None or any(a is not b for a, b in zip(bound, now, strict=True)):
+            self._bind_penalties(self._trainable_variables)
+        if not self._use_is_checked:
+            self._use_is_checked = True
+            model = misuse.model_in_training()
+            if model is not None:
+                self._models.add(model)
+            self._check_use(self._trainable_variables)
+
+    def _check_use(self, variables):
+        """Warn of variables that look penalised, and are not."""
 
     @property
     def variables(self):
@@ -163,6 +247,7 @@ class HoldZeros(keras.optimizers.Optimizer):
         if trainable_variables is None:
             trainable_variables = self._trainable_variables
         trainable_variables = list(trainable_variables)
+        self._before_step()
         grads = self.transform_gradients(list(grads), trainable_variables)
         self.inner_optimizer.apply(grads, trainable_variables)
 
@@ -188,21 +273,63 @@ class HoldZeros(keras.optimizers.Optimizer):
     def finalize_variable_values(self, var_list):
         self.inner_optimizer.finalize_variable_values(var_list)
 
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        for name, value in self.states.arrays().items():
+            store[STATE + name] = value
+
+    def load_own_variables(self, store):
+        values = {name: store[name] for name in store.keys()}  # noqa: SIM118, no mapping
+        states = {name: np.array(values.pop(name)) for name in list(values) if STATE in name}
+        self.states.load({name.removeprefix(STATE): value for name, value in states.items()})
+        if self.built or not values:
+            super().load_own_variables(values)
+        else:  # loaded into an optimizer that is built later
+            self._waiting = tuple((name, np.array(value)) for name, value in values.items())
+
+    def set_weights(self, weights):
+        """Set all variables, the inner optimizer's too; `.h5` files are loaded by this."""
+        if not self.built:
+            self._waiting = tuple((str(i), np.array(w)) for i, w in enumerate(weights))
+            return
+        for variable, weight in zip(self.variables, weights, strict=True):
+            variable.assign(weight)
+
     def get_config(self):
-        return {
+        config = {
             "name": self.name,
             "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
             "hold_zeros": self._hold_zeros_at_start,
             "include": self.include,
         }
+        penalties = self._penalties_config()
+        if penalties is not None:
+            config["penalties"] = penalties
+        return config
+
+    def _penalties_config(self):
+        if self.built:
+            return penalties_config(self._trainable_variables)
+        if self._saved_penalties is not None:
+            return self._saved_penalties.args[0]
+        model = misuse.model_being_saved(self)
+        if model is None or not model.built:
+            return None
+        return penalties_config(model.trainable_variables)
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
+        penalties = config.pop("penalties", None)
         config["inner_optimizer"] = keras.saving.deserialize_keras_object(
             config["inner_optimizer"], custom_objects=custom_objects
         )
-        return cls(**config)
+        optimizer = cls(**config)
+        if penalties is not None:
+            optimizer._saved_penalties = functools.partial(
+                restore_penalties, penalties, custom_objects=custom_objects
+            )
+        return optimizer
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -291,6 +418,15 @@ class Proximal(HoldZeros):
                 f"({', '.join(sorted(m.__name__ for m in METRICS))}). "
                 f"Received: inner_optimizer={type(self.inner_optimizer).__name__}"
             )
+        if threshold == "auto" and metric_of(self.inner_optimizer) is None:
+            kind = type(self.inner_optimizer).__name__
+            misuse.warn(
+                f"Proximal does not know by which step {kind} moves a weight, and shrinks by "
+                "learning_rate · strength alone, 10 to 1000 times less than around Adam: "
+                "strengths made for Adam may do nothing. Expected one of "
+                f"{', '.join(sorted(m.__name__ for m in METRICS))}, or threshold='decoupled' "
+                f"with a strength found by trying. Received: inner_optimizer={kind}"
+            )
         self.threshold = threshold
         self.penalty_in_loss = bool(penalty_in_loss)
         self.strength_scale = self._control("strength_scale", 1.0)
@@ -311,22 +447,18 @@ class Proximal(HoldZeros):
 
         inner._backend_update_step = hooked
 
-    def build(self, variables):
-        if self.built:
-            return
-        super().build(variables)
+    def _make_variables(self, variables):
         if self._has_variable_scales:
             self.variable_scales = self._control("variable_scales", "ones", (len(variables),))
+
+    def _bind_penalties(self, variables):
+        super()._bind_penalties(variables)
         self._penalties = {
             self.inner_optimizer._var_key(v): v.regularizer
             for v in variables
             if isinstance(v.regularizer, Penalty)
         }
-        for number, variable in enumerate(variables):
-            if isinstance(variable.regularizer, ReweightedL1):
-                # The optimizer's own, so that a compiled step on JAX sees them change too.
-                factors = self._control(f"factors_{number}", "ones", tuple(variable.shape))
-                self._factors[self.inner_optimizer._var_key(variable)] = factors
+        self._bind_factors(variables)
         shared = [group for penalty in self._penalties.values() for group in penalty.groups]
         self._groups = tuple(dict.fromkeys(shared))
         for group in self._groups:
@@ -337,6 +469,53 @@ class Proximal(HoldZeros):
                     f"penalty that `attach_groups` gave it. Received: {group.name!r} without "
                     f"{', '.join(apart)}"
                 )
+
+    def _bind_factors(self, variables):
+        """One variable of factors for each one under `ReweightedL1`, in their order."""
+        key = self.inner_optimizer._var_key
+        wanted = {
+            key(variable): (number, variable)
+            for number, variable in enumerate(variables)
+            if isinstance(variable.regularizer, ReweightedL1)
+        }
+        before = dict(self._factors)
+        if wanted.keys() == before.keys():
+            return
+        for factors in before.values():
+            self._untrack_variable(factors)
+        self._factors = {}
+        for name, (number, variable) in wanted.items():
+            # The optimizer's own, so that a compiled step on JAX sees them change too.
+            if name in before:
+                self._track_variable(before[name])
+                self._factors[name] = before[name]
+            else:
+                shape = tuple(variable.shape)
+                self._factors[name] = self._control(f"factors_{number}", "ones", shape)
+
+    def _check_use(self, variables):
+        l1 = [v.path for v in variables if keras_strengths(v.regularizer)[0] > 0]
+        if l1:
+            misuse.warn(
+                f"Keras' own L1 regularizer makes no exact zeros, under Proximal neither. "
+                f"Expected cnn_l1.L1(...) in its place. Received: it on {names(l1)}"
+            )
+        elif not self._penalties:
+            misuse.warn(
+                "Proximal expected variables under a penalty: call cnn_l1.attach(model, "
+                "cnn_l1.L1(1e-3)), or give kernel_regularizer=cnn_l1.L1(1e-3) to the layers. "
+                "Received: none, so nothing is shrunk"
+            )
+        frozen = [v.path for v in variables if was_frozen(v) and not self._is_penalised(v)]
+        if frozen and self._penalties:
+            misuse.warn(
+                "Proximal expected penalties that were attached to the layers that it trains; "
+                "call `attach` again after unfreezing layers. Received: no penalty on "
+                f"{names(frozen)}, frozen when it was called"
+            )
+
+    def _is_penalised(self, variable):
+        return isinstance(variable.regularizer, Penalty)
 
     def _groups_of(self, variable):
         penalty = self._penalties.get(self.inner_optimizer._var_key(variable))
@@ -497,6 +676,21 @@ class Proximal(HoldZeros):
             variable_scales=self._has_variable_scales,
         )
         return config
+
+
+def names(paths):
+    """A few paths, for a message."""
+    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+    return ", ".join(paths[:5]) + more
+
+
+def outside_of_traces():
+    """A context in which values are assigned at once, although a step may be traced."""
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    return tf.init_scope()
 
 
 def subtract_gradient(grad, own):

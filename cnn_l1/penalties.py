@@ -10,10 +10,14 @@ with `step` a scalar or an array of `x`'s shape (a diagonal metric).
 
 import copy
 import math
+import weakref
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
 
+from cnn_l1 import misuse
 from cnn_l1.layer_kinds import is_kernel
 from cnn_l1.shapes import make_shape
 
@@ -107,14 +111,19 @@ class Penalty(keras.regularizers.Regularizer):
         groups: The penalties over several variables in which this one is a part
             (`cnn_l1.groups.CoupledGroupL1`); none for a penalty on one variable.
             `Proximal` calls their `prox_all` in place of `prox`.
+        beside: A regularizer of the user's own, such as L2, that was on the variable
+            before: its value is added, and its gradient stays in the loss gradient.
     """
 
     in_gradient = True
     groups: tuple = ()
+    beside: Any = None
 
     def __call__(self, x):
+        misuse.check_optimizer_of(self)
         value = self.value(x)
-        return value if self.in_gradient else ops.stop_gradient(value)
+        value = value if self.in_gradient else ops.stop_gradient(value)
+        return value if self.beside is None else value + self.beside(x)
 
     def value(self, x):
         """The penalty, a scalar."""
@@ -404,17 +413,36 @@ class GroupL1(Penalty):
         return {
             "l1_strength": self.l1_strength,
             "l1_ratio": self.l1_ratio,
-            "axis": self.axis,
+            # Keras restores no tuples within a regularizer's config.
+            "axis": list(self.axis) if isinstance(self.axis, tuple) else self.axis,
             "shape": self.shape,
             "scale": self.scale,
         }
 
 
-def attach(model, penalty, kernels_only=True):
+# What `attach` has decided about in this process, with a penalty or without, and the
+# kernels that were frozen then; by id, for a Keras variable has no hash.
+_decided: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
+_frozen: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
+# Optimizers of ours that are built: they must learn of penalties that change.
+built_optimizers: weakref.WeakSet = weakref.WeakSet()
+
+
+def attach(
+    model: keras.Model,
+    penalty: Penalty | Callable[[Any], Penalty | None] | None,
+    kernels_only: bool = True,
+) -> list[str]:
     """Put a penalty on the weights of a model that exists already.
 
-    It sets `variable.regularizer`, not the layers' settings: `model.save` still
-    writes a plain Keras model that loads anywhere.
+    It sets `variable.regularizer`, not the layers' settings. A regularizer of your own
+    on the same weights, such as L2, stays beside the penalty; an L1 of Keras is
+    replaced. It takes effect at once, also on a model that is being trained already.
+
+    **Saving.** A model that is compiled with `Proximal` or `HoldZeros` is saved with its
+    penalties, and `keras.models.load_model` puts them back if `cnn_l1` is imported.
+    Where `cnn_l1` is not installed, load it with `compile=False`; an uncompiled model
+    is a plain Keras model.
 
     Args:
         model: A built `keras.Model`.
@@ -426,29 +454,136 @@ def attach(model, penalty, kernels_only=True):
         The list of paths of the variables that now carry a penalty.
 
     Raises:
-        ValueError: If the model is not built.
+        ValueError: If the model is not built, or `penalty` or what it returns is not
+            one of the above; nothing is changed then.
+
+    Example:
+        >>> cnn_l1.attach(model, cnn_l1.L1(1e-3))
+        >>> model.compile(cnn_l1.Proximal(keras.optimizers.Adam()), "mse")
     """
+    chosen = _choose(model, penalty, kernels_only)
+    if penalty is not None and not chosen and not callable_of_users(penalty):
+        kinds = sorted({type(layer).__name__ for layer in model._flatten_layers(False)})
+        misuse.warn(
+            f"`attach` expected a model with trainable kernels. Received: {model.name!r} of "
+            f"{', '.join(kinds)}, without: no penalty was put on it"
+        )
+    for variable, value in chosen:
+        place(variable, value)
+    decided(model)
+    return [variable.path for variable, value in chosen if value is not None]
+
+
+def _choose(model, penalty, kernels_only):
+    """`(variable, penalty)` pairs, all checked."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"`model` must be a keras.Model. Received: model={model!r}")
     if not model.built:
         raise ValueError(
             "`attach` expects a built model. Received one without weights: "
             f"{model.name!r}. Call it on a batch first."
         )
-    attached = []
+    is_function = callable_of_users(penalty)
+    if not is_function:
+        check_penalty("penalty", penalty)
+    pairs = []
     for variable in model.trainable_variables:
-        chosen = penalty
-        if penalty is not None and not isinstance(penalty, Penalty):
-            chosen = penalty(variable)
-        if chosen is not None and kernels_only and not is_kernel(variable):
+        value = penalty
+        if is_function:
+            value = penalty(variable)
+            check_penalty(f"penalty({variable.path!r})", value)
+        if value is not None and kernels_only and not is_kernel(variable):
             continue
-        if chosen is None and not isinstance(variable.regularizer, Penalty):
+        if value is None and not isinstance(variable.regularizer, Penalty):
             continue  # a regularizer of the user's own stays
-        variable.regularizer = chosen
-        if chosen is not None:
-            attached.append(variable.path)
-    return attached
+        pairs.append((variable, value))
+    return pairs
 
 
-def detach(model):
+def callable_of_users(penalty: Any) -> bool:
+    """Whether `penalty` is a function that chooses penalties, and none itself."""
+    kinds = (keras.regularizers.Regularizer, type)
+    return callable(penalty) and not isinstance(penalty, kinds)
+
+
+def check_penalty(name: str, penalty: Any) -> None:
+    """Raise unless a value is a `Penalty` or `None`."""
+    if penalty is not None and not isinstance(penalty, Penalty):
+        what = f"{penalty!r}"
+        if isinstance(penalty, keras.regularizers.Regularizer):
+            what = f"{type(penalty).__module__}.{type(penalty).__name__}, which is Keras' own"
+        elif isinstance(penalty, type):
+            what = f"the class {penalty.__name__}, not an instance of it"
+        raise ValueError(
+            f"`{name}` must be a cnn_l1 penalty, e.g. cnn_l1.L1(1e-3), or None. Received: {what}"
+        )
+
+
+def place(variable: Any, penalty: Penalty | None) -> None:
+    """Put a penalty on a variable, beside a regularizer of the user's own if there is one."""
+    own = users_regularizer(variable)
+    if penalty is None:
+        variable.regularizer = own
+        return
+    if penalty.beside is not own:
+        penalty = copy.copy(penalty)
+        penalty.beside = own
+    variable.regularizer = penalty
+
+
+def users_regularizer(variable: Any) -> Any:
+    """What of a variable's regularizer stays beside a penalty; Keras' L1 does not."""
+    regularizer = variable.regularizer
+    if isinstance(regularizer, Penalty):
+        return regularizer.beside
+    l1, l2 = keras_strengths(regularizer)
+    if not l1:
+        return regularizer
+    misuse.warn(
+        f"The penalty takes the place of Keras' own L1 regularizer on {variable.path!r} "
+        f"(l1={l1:g}); expected one of the two. Remove kernel_regularizer from the layer"
+    )
+    return keras.regularizers.L2(l2) if l2 else None
+
+
+def keras_strengths(regularizer: Any) -> tuple[float, float]:
+    """The strengths of L1 and L2 in one of Keras' own regularizers, 0 for others."""
+    kinds = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
+    if not isinstance(regularizer, kinds):
+        return 0.0, 0.0
+    return tuple(float(getattr(regularizer, name, 0.0)) for name in ("l1", "l2"))  # type: ignore
+
+
+def decided(model: keras.Model) -> None:
+    """Note that the penalties of a model were chosen, and tell the optimizers."""
+    for variable in model.trainable_variables:
+        _decided[id(variable)] = variable
+        _frozen.pop(id(variable), None)
+    for variable in model.non_trainable_variables:
+        if is_kernel(variable):
+            _frozen[id(variable)] = variable
+    tell_optimizers(model)
+
+
+def tell_optimizers(model: keras.Model) -> None:
+    """Make the optimizers that train a model's variables read its penalties again."""
+    ids = {id(variable) for variable in model.trainable_variables}
+    for optimizer in list(built_optimizers):
+        if any(id(variable) in ids for variable in optimizer._trainable_variables):
+            optimizer.penalties_changed(model)
+
+
+def is_decided(variable: Any) -> bool:
+    """Whether `attach` has seen a variable in this process, trainable."""
+    return _decided.get(id(variable)) is variable
+
+
+def was_frozen(variable: Any) -> bool:
+    """Whether a kernel was frozen when `attach` was called last."""
+    return _frozen.get(id(variable)) is variable
+
+
+def detach(model: keras.Model) -> None:
     """Keep our penalties in a model's reported loss, but out of its gradient.
 
     It changes nothing under `Proximal`, and saves it two passes over the weights a
@@ -462,3 +597,4 @@ def detach(model):
             detached = copy.copy(variable.regularizer)
             detached.in_gradient = False
             variable.regularizer = detached
+    tell_optimizers(model)

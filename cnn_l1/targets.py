@@ -12,10 +12,11 @@ import math
 import warnings
 
 import keras
+import numpy as np
 from keras import ops
 
 from cnn_l1 import sparsity
-from cnn_l1.callbacks import check_empty_layers, report_empty, wrapped_optimizer
+from cnn_l1.callbacks import built_optimizer, check_empty_layers, report_empty, wrapped_optimizer
 from cnn_l1.channel_goal import ChannelGoal
 from cnn_l1.goals import RETREAT, LayerGoal, WeightGoal
 from cnn_l1.optimizers import Proximal
@@ -63,8 +64,8 @@ class TargetSparsity(keras.callbacks.Callback):
     Give the penalties any strengths: only their ratios between layers matter, and how
     soon the path is met. `StrengthRamp` and `Threshold` move or hold the same things
     and do not belong in the same `fit`. A run that is resumed with `initial_epoch` and
-    its saved optimizer goes on from where it is. Data of a length that is not known
-    beforehand are steered from the second epoch on. It writes `strength_scale` and
+    its saved optimizer goes on as if it had not been interrupted. Data of a length that
+    is not known beforehand are steered from the second epoch on. It writes `strength_scale` and
     `target` (where the path is: a fraction, or multiply-adds, and then `macs` too) into
     the epoch's logs; with `layers`, `strength_scale/<layer>` and `target/<layer>`.
 
@@ -149,17 +150,15 @@ class TargetSparsity(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.frozen, self.found_scale = False, None
-        optimizer = wrapped_optimizer(self.model, Proximal, type(self).__name__)
-        if not optimizer.built:
-            self.model.optimizer.build(self.model.trainable_variables)
+        optimizer = built_optimizer(self.model, Proximal, type(self).__name__)
         self._goals = self._make_goals(optimizer)
         self._remembered = []
         self._steps = (self.params or {}).get("steps")
         self._first_epoch = None
-        self._seen = 0  # batches of this epoch
+        self._seen, self._epoch_is_over = 0, False  # batches of this epoch
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._epoch, self._seen = epoch, 0
+        self._epoch, self._seen, self._epoch_is_over = epoch, 0, False
         if self._first_epoch is None:
             self._begin(epoch)
 
@@ -180,6 +179,7 @@ class TargetSparsity(keras.callbacks.Callback):
             self._steps = self._seen
         if not self.frozen and epoch >= self.by_epochs - 1:
             self._freeze()
+        self._epoch_is_over = True
         if logs is None:
             return
         for goal in self._goals:
@@ -217,6 +217,17 @@ class TargetSparsity(keras.callbacks.Callback):
     def _begin(self, epoch):
         self._first_epoch = epoch
         self._interval, self._since_check, self._time = 1, 0, 0.0
+        states = wrapped_optimizer(self.model, Proximal, type(self).__name__).states
+        state = states.get("target")
+        goes_on = state and self._fits(state, epoch, states.was_loaded("target"))
+        states.keep("target", self._state)
+        if goes_on:
+            self._resume(state)
+            if self.frozen:
+                return
+            if epoch >= self.by_epochs:
+                self._freeze()
+            return
         if epoch >= self.by_epochs:
             self._freeze()
             return
@@ -229,6 +240,67 @@ class TargetSparsity(keras.callbacks.Callback):
         for goal in self._goals:
             goal.begin()
         self._remember()
+
+    def _settings(self):
+        """What a saved state is good for: the targets, by name."""
+        return ",".join(f"{goal.name}={goal.target!r}" for goal in self._goals)
+
+    def _state(self):
+        """What a later training must know to go on as this one would."""
+        if self._first_epoch is None:
+            return {}
+        is_over = self._epoch_is_over or (self._steps is not None and self._seen >= self._steps)
+        state = {
+            "settings": np.frombuffer(self._settings().encode(), "uint8"),
+            "epoch": self._epoch,
+            "epoch_is_over": is_over,
+            "frozen": self.frozen,
+            "first_epoch": self._first_epoch,
+            "steps": self._steps or 0,
+        }
+        if self.found_scale is not None:
+            found = self.found_scale
+            state["found_scale"] = list(found.values()) if isinstance(found, dict) else [found]
+        if self.frozen:
+            return state
+        state["pace"] = [self._interval, self._since_check, self._time]
+        for number, goal in enumerate(self._goals):
+            state[f"goal_{number}"] = goal.state()
+            state[f"empty_{number}"] = [name in goal.remembered_empty for name in goal.parts()]
+        for number, (_, value) in enumerate(self._remembered):
+            state[f"weight_{number}"] = ops.convert_to_numpy(value)
+        return state
+
+    def _fits(self, state, epoch, was_loaded):
+        """Whether a saved state is that of this run, just before this epoch."""
+        if np.asarray(state["settings"]).tobytes() != self._settings().encode():
+            return False
+        behind = epoch - int(state["epoch"])
+        # A backup made within an epoch is followed by the whole of that epoch.
+        return behind == 1 or (was_loaded and behind == 0 and not bool(state["epoch_is_over"]))
+
+    def _resume(self, state):
+        self.frozen = bool(state["frozen"])
+        self._first_epoch = int(state["first_epoch"])
+        self._steps = self._steps or int(state["steps"]) or None
+        if "found_scale" in state:
+            found = [float(scale) for scale in np.atleast_1d(state["found_scale"])]
+            names = [goal.name for goal in self._goals]
+            self.found_scale = (
+                dict(zip(names, found, strict=True)) if self.layers is not None else found[0]
+            )
+        if self.frozen:
+            return
+        interval, since_check, self._time = map(float, state["pace"])
+        self._interval, self._since_check = int(interval), int(since_check)
+        for number, goal in enumerate(self._goals):
+            goal.resume(state[f"goal_{number}"])
+            flags = zip(goal.parts(), state[f"empty_{number}"], strict=True)
+            goal.remembered_empty = frozenset(name for name, is_empty in flags if is_empty)
+        self._remembered = [
+            (v, ops.convert_to_tensor(state[f"weight_{number}"], dtype=v.dtype))
+            for number, v in enumerate(self.model.trainable_variables)
+        ]
 
     def _progress(self):
         """The fraction of the way to the deadline, 0 to 1."""
