@@ -438,6 +438,21 @@ def _own_variables(layer: Any) -> tuple[Any, ...]:
     return tuple({id(variable): variable for variable in made}.values())
 
 
+def unknown_weights(model: Any) -> tuple[str, ...]:
+    """Layers of unknown kinds with a weight that may be a kernel, by name and class."""
+    return tuple(
+        f"{part.layer.name} ({type(part.layer).__name__})"
+        for part in weighted_layers(model)
+        if part.kind is None
+        and any(
+            len(v.shape) >= 2 and not is_kernel(v) and v.name not in OTHERS for v in part.variables
+        )
+    )
+
+
+OTHERS = ("bias", "gamma", "beta", "alpha", "scale")  # names of weights that are no kernels
+
+
 def layer_macs(layer: Any, inputs: list[Shape], outputs: list[Shape]) -> int:
     """Multiply-adds of one sample through a layer.
 

@@ -18,7 +18,7 @@ import keras
 from keras import ops
 
 from cnn_l1 import misuse
-from cnn_l1.layer_kinds import is_kernel
+from cnn_l1.layer_kinds import is_kernel, unknown_weights
 from cnn_l1.shapes import make_shape
 
 PACKAGE = "cnn_l1"
@@ -467,6 +467,13 @@ def attach(
         misuse.warn(
             f"`attach` expected a model with trainable kernels. Received: {model.name!r} of "
             f"{', '.join(kinds)}, without: no penalty was put on it"
+        )
+    unknown = unknown_weights(model) if isinstance(penalty, Penalty) and kernels_only else ()
+    if unknown:
+        misuse.warn(
+            f"`attach` leaves out weights of layers of unknown kind: {', '.join(unknown)}. "
+            "`cnn_l1.register_layer_kind` says which of them are kernels; or give a function "
+            "of the variable, with kernels_only=False"
         )
     for variable, value in chosen:
         place(variable, value)

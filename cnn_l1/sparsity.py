@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from cnn_l1.layer_kinds import is_kernel, leaf_layers, weighted_layers
+from cnn_l1.layer_kinds import is_kernel, leaf_layers, unknown_weights, weighted_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,21 +123,6 @@ def kernels(model: keras.Model, frozen: bool = True) -> list[tuple[str, Any]]:
         # Nested models may repeat a layer's name; a count must not vanish.
         unique.append((name if taken[name] == 1 else f"{name}#{taken[name]}", variable))
     return unique
-
-
-def unknown_weights(model: keras.Model) -> tuple[str, ...]:
-    """Layers of unknown kinds with a weight that may be a kernel, by name and class."""
-    return tuple(
-        f"{part.layer.name} ({type(part.layer).__name__})"
-        for part in weighted_layers(model)
-        if part.kind is None
-        and any(
-            len(v.shape) >= 2 and not is_kernel(v) and v.name not in OTHERS for v in part.variables
-        )
-    )
-
-
-OTHERS = ("bias", "gamma", "beta", "alpha", "scale")  # names of weights that are no kernels
 
 
 def scales(model):

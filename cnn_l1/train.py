@@ -513,7 +513,7 @@ def fit(model, optimizer, this, epochs, steering, first_epoch=0):
     """Compile and fit one stage; returns its history, one dict an epoch."""
     import keras
 
-    from cnn_l1 import callbacks, fused
+    from cnn_l1 import callbacks, fused, misuse
 
     config, dataset, task = this.config, this.dataset, this.task
     training = config.training
@@ -536,6 +536,8 @@ def fit(model, optimizer, this, epochs, steering, first_epoch=0):
         # Keras warns that a shuffled tf.data.Dataset is not shuffled again.
         warnings.filterwarnings("ignore", message=".*shuffle=True.*")
         warnings.simplefilter("always", callbacks.EmptyLayerWarning)
+        if training.method == "subgradient":  # asked for, to see what it does
+            warnings.simplefilter("ignore", misuse.MisuseWarning)
         model.compile(
             optimizer=optimizer,
             loss=task.keras_loss(),

@@ -1540,6 +1540,9 @@ def test_layers_that_cannot_be_made_anew_are_refused_by_name():
         def call(self, x):
             return x + self.amount
 
+        def get_config(self):
+            return {"name": self.name}
+
     inputs = keras.Input((8, 8, 3))
     model = functional(inputs, layers.Conv2D(3, 3, name="a")(Odd(0.5, name="odd")(inputs)))
     with pytest.raises(ShrinkError, match="odd"):
