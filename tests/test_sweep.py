@@ -442,6 +442,33 @@ def test_points_start_from_the_next_stronger_one(path_sweep):
         assert start == (None if number == last else str(before))
 
 
+def test_warm_path_of_folded_networks(tmp_path):
+    """Each point starts from the weights before batch-norms were folded."""
+    blocks = [
+        {"type": "conv", "filters": 2, "strides": 2},
+        {"type": "batch_norm"},
+        {"type": "flatten"},
+        {"type": "dense", "units": "classes", "activation": "linear"},
+    ]
+    settings = LINEAR | {
+        "name": "folded",
+        "data": {"name": "digits"},
+        "model": {"blocks": blocks},
+        "training": {"epochs": 1, "steps_per_epoch": 2},
+        "export": {"formats": [], "fold_batch_norm": True},
+        "sweep": {"strengths": [1e-4, 1e-3, 1e-2], "path": "dense_to_sparse"},
+    }
+    path = tmp_path / "folded.yaml"
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    output = tmp_path / "sweep"
+    assert call(path, output) == 0
+    assert [event["state"] for event in read_json(output / "sweep.json")["events"]] == ["done"] * 3
+    for number in (1, 2):
+        folder = output / "points" / f"point_{number:03d}_seed_0"
+        start = configs.load(folder / "config.yaml").model.initial_weights
+        assert start.endswith(f"point_{number - 1:03d}_seed_0/model_unfolded.keras")
+
+
 @pytest.mark.slow
 def test_interrupt_keeps_what_is_done_and_resume_goes_on(path_sweep, tmp_path, monkeypatch, capsys):
     file, whole = path_sweep
