@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from cnn_l1 import misuse
 from cnn_l1.costs import ChannelCosts
 from cnn_l1.coupling import analyse, spaces_of
 from cnn_l1.penalties import (
@@ -294,6 +295,9 @@ def attach_groups(
         ValueError: If a setting is out of range, the model has no channel that could be
             removed, or an image size is open where multiply-adds are to be counted.
         GraphError: If the model is no built Functional or Sequential model.
+
+    Warns:
+        MisuseWarning: If it skips layers, which it names.
     """
     strength = check_strength("l1_strength", l1_strength)
     ratio = check_ratio(l1_ratio)
@@ -316,7 +320,12 @@ def attach_groups(
         raise ValueError(
             "`attach_groups` expects a model with channels that can be removed. "
             f"Received: {model.name!r}, where every channel is an input, an output or "
-            "in layers that keep all of theirs"
+            f"in layers that keep all of theirs{_listed(analysis.unsupported)}"
+        )
+    if analysis.unsupported:
+        misuse.warn(
+            "`attach_groups` skips the channels of layers whose kinds are not known to it, and of "
+            f"those before them: {', '.join(analysis.unsupported)}"
         )
     groups_of: dict[int, list[CoupledGroupL1]] = {}
     for group in groups:
@@ -338,6 +347,10 @@ def attach_groups(
             attached.append(variable.path)
     decided(model)
     return attached
+
+
+def _listed(names):
+    return f": {', '.join(names)}" if names else ""
 
 
 def attach_slimming(model, l1_strength):

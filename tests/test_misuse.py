@@ -135,3 +135,12 @@ def test_another_strength_acts_from_the_next_step_on():
     cnn_l1.attach(model, cnn_l1.L1(100.0))
     model.fit(X, Y, epochs=1, verbose=0)
     assert cnn_l1.count(model).sparsity == 1.0
+
+
+def test_attach_groups_names_what_it_skips():
+    inputs = keras.Input((6,))
+    x = layers.Dense(4, name="first")(inputs)
+    x = layers.Dense(5, name="free")(layers.Lambda(lambda t: t * 2, name="odd")(x))
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    with pytest.warns(cnn_l1.MisuseWarning, match=r"skips.*odd \(Lambda\)"):
+        assert cnn_l1.attach_groups(model, 1e-3) == ["free/kernel", "free/bias"]
