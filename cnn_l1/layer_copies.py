@@ -28,6 +28,12 @@ def copy_operation(operation: Any, name: str, **changes: Any) -> Any:
     """
     try:
         config = operation.get_config()
+        for holder, attribute, function in held_functions(operation):
+            # Keras writes these down, but reads them back only for its Lambda layer.
+            is_setting = holder is operation and attribute in config
+            is_lambda = isinstance(operation, keras.layers.Lambda)
+            if function.__name__ == "<lambda>" and is_setting and not is_lambda:
+                config[attribute] = function
         config.update(changes, name=name)
         # The layer is in memory already: nothing is loaded from a file.
         with (

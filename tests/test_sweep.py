@@ -584,7 +584,7 @@ def test_failure_of_the_last_training_is_told(classes, tmp_path, monkeypatch, ca
     monkeypatch.setattr(train, "measure_again", fail)
     code, output = resume(classes, tmp_path)
     assert code == 1
-    message = "chosen strength 0.001: --output: expected a folder to write to. Received: Disk"
+    message = "chosen strength 0.001: the run: expected to read and write its files. Received: Disk"
     assert message in capsys.readouterr().err
     assert read_json(output / "sweep.json")["error"].startswith(message)
 

@@ -362,6 +362,9 @@ REGRESSION = {
     "optimizer": {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9},
     "training": {"epochs": 3, "batch_size": 64, "steps_per_epoch": 30},
     "fine_tuning": {"epochs": 2},
+    # One int8 scale for features in units of their own loses the small ones: that file's outputs
+    # are another network's, and it is refused.
+    "export": {"formats": ["saved_model", "float32"]},
     "measure": {"latency_runs": 1},
     "tensorboard": False,
 }
@@ -405,7 +408,7 @@ def test_report_of_values(regression_run):
     assert set(report["validation"]) == {"sparse", "dense"}
     for scores in report["validation"].values():
         assert set(scores) == VALUE_SCORES
-    names = {"model.keras", "saved_model", "model_float32.tflite", "model_int8.tflite"}
+    names = {"model.keras", "saved_model", "model_float32.tflite"}
     assert set(report["files"]) == names | {f"dense/{name}" for name in names}
     for name, figures in report["files"].items():
         assert figures["accuracy"] is figures["accuracy_standard_error"] is None, name
