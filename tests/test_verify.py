@@ -397,7 +397,7 @@ def test_a_shrunk_network_that_is_another(run_copy):
     for name, figures in measured.items():
         edit_figures(run_copy, name, **vars(figures))
     (line,) = mismatches(run_copy)
-    assert line.startswith("shrunk/model.keras: Expected the same output once channels are gone")
+    assert line.startswith("shrunk/model.keras: Expected the same values once channels are gone")
 
 
 def test_an_altered_c_array(run_copy):
