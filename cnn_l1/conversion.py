@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import keras
@@ -310,7 +310,11 @@ def _refusal(model: keras.Model, kind: str, error: Exception) -> ExportError:
         for layer in layers
         if isinstance(layer, keras.layers.RNN) and not getattr(layer, "unroll", True)
     ]
-    reason = f"a crash of it: {error}" if isinstance(error, _CrashError) else _first_reason(error)
+    reason = (
+        f"a crash of it: {error}"
+        if isinstance(error, _CrashError)
+        else _first_reason(error, {one.name for one in layers})
+    )
     advice = ""
     if recurrent:
         advice = f". Recurrent layers convert with `unroll=True`: {', '.join(recurrent)}"
@@ -320,15 +324,32 @@ def _refusal(model: keras.Model, kind: str, error: Exception) -> ExportError:
     )
 
 
-def _first_reason(error: Exception) -> str:
-    text = str(error)
+def _first_reason(error: Exception, names: Collection[str]) -> str:
+    """What Keras or the converter said, without the places in code and graph that they add."""
+    text = re.sub(r"\x1b\[[\d;]*m", "", str(error))
+    refused = re.findall(r"(?:\"([^\"]*)@[^\"]*\"[^\n]*)?'tf\.(\w+)' op is neither", text)
+    if refused:
+        found = dict.fromkeys(f"{op}{_layer_in(path, names)}" for path, op in refused)
+        return f"operators that LiteRT has no kernel for: {', '.join(found)[:200]}"
     missing = re.findall(r"(?:Flex ops|Custom ops|Select TF ops): *([^\n]+)", text)
     if missing:
         return f"operators that LiteRT has no kernel for: {'; '.join(missing)[:150]}"
-    located = re.findall(r"error: ([^\n]+)", text)
+    called = re.search(r"Exception encountered when calling .*?\n\s*\n(.+?)(?:\n|$)", text)
+    located = [called[1]] if called else re.findall(r"error: ([^\n]+)", text)
     lines = [line.strip() for line in located or text.splitlines() if line.strip()]
-    name = "" if located else f"{type(error).__name__}: "
-    return f"{name}{(lines or ['no reason'])[0][:250]}"
+    name = type(error).__name__
+    # A process apart has put the name of its own error first.
+    prefix = "" if located or re.match(r"\w*Error:", text) else f"{name}: "
+    return f"{prefix}{(lines or ['no reason'])[0][:250]}"
+
+
+def _layer_in(path: str, names: Collection[str]) -> str:
+    """Which layer a traced operation's path goes through, to be put behind its name."""
+    for part in path.split("/"):
+        for name in (part, re.sub(r"_\d+$", "", part)):
+            if name in names:
+                return f" (of layer {name!r})"
+    return ""
 
 
 def in_order(content: bytes, model: keras.Model) -> bytes:

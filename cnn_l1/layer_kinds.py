@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import layers
+from keras.src.applications import convnext, inception_resnet_v2
 
 Shape = tuple[int | None, ...]
 
@@ -286,6 +287,9 @@ LAYER_KINDS: dict[type, LayerKind] = {
     layers.AdditiveAttention: LayerKind(macs=_attention),
     layers.MultiHeadAttention: LayerKind(macs=_multi_head),
     layers.GroupQueryAttention: LayerKind(macs=_multi_head),
+    # Scales of keras.applications' own.
+    convnext.LayerScale: LayerKind(macs=_no_macs),
+    inception_resnet_v2.CustomScaleLayer: LayerKind(macs=_no_macs),
 }
 
 # Keras' layers without a kernel, by the folder of their class: no multiply-adds, as the

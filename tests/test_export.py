@@ -510,3 +510,23 @@ def test_plain_copy_keeps_an_adapted_normalization():
     model = keras.Sequential([keras.Input((2,)), normalization, keras.layers.Dense(1)])
     x = np.array([[2.0, 5.0]], "float32")
     assert np.array_equal(export.plain_copy(model)(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("layer", "told"),
+    [
+        (keras.layers.AveragePooling3D(2, name="pool"), r"AvgPool3D \(of layer 'pool'\)$"),
+        # Keras' own shape of it in inference is another than it says.
+        (keras.layers.RandomCrop(3, 3), "Received: Input 0 .* expected axis -1 of input shape"),
+    ],
+    ids=["no kernel", "Keras' own error"],
+)
+def test_a_refused_conversion_says_the_reason_without_places_in_code(layer, told, tmp_path):
+    inputs = keras.Input((4, 4, 4, 2) if layer.name == "pool" else (4, 4, 2))
+    x = keras.layers.Flatten()(layer(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2)(x))
+    with pytest.raises(export.ExportError, match=told) as caught:
+        export.export_tflite(model, tmp_path / "m.tflite")
+    assert "\x1b" not in str(caught.value)
+    assert "loc(" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

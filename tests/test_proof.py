@@ -66,6 +66,44 @@ def test_outputs_below_a_step_of_the_file_are_right():
     assert proof.compare([zeros], [truth], "int8", ["y"], [1e-6])
 
 
+def test_two_classes_that_changed_places_are_seen():
+    """The whole output has half of its spread as difference: below the bound of the whole."""
+    truth = outputs(8, classes=20) * 100
+    swapped = truth.copy()
+    swapped[:, [3, 7]] = truth[:, [7, 3]]
+    assert np.sqrt(np.mean((swapped - truth) ** 2)) < 0.6 * truth.std()
+    assert "in channel " in proof.compare([swapped], [truth], "int8", ["y"], [0.01])
+    noisy = truth + 0.3 * outputs(8, classes=20) * truth.std()
+    assert not proof.compare([noisy], [truth], "int8", ["y"], [0.01])
+
+
+def test_classes_of_an_integer_file():
+    truth = np.arange(8) % 5
+    few = np.where(np.arange(8) < 3, (truth + 1) % 5, truth)
+    assert not proof.compare([few], [truth], "int8", ["class"])
+    assert "100% other values" in proof.compare([(truth + 1) % 5], [truth], "int8", ["class"])
+    assert "38% other values" in proof.compare([few], [truth], "float32", ["class"])
+
+
+def test_small_outputs_are_compared_and_rounding_is_not():
+    """Outputs in millionths are right or wrong as others are; a sum that cancels is rounding."""
+    model, other = network(), network(seed=1)
+    for one in (model, other):
+        one.layers[-1].kernel.assign(one.layers[-1].kernel * 1e-6)
+    examples = [[x] for x in normal(8, 8, 8, 2)]
+    for kind in ("float32", "int8"):
+        whole = content(model, kind, examples)
+        proof.prove_tflite(whole, model, kind, examples)
+        with pytest.raises(ExportError, match="Received: a"):
+            proof.prove_tflite(whole, other, kind, examples)
+    inputs = keras.Input((300,))
+    total = keras.ops.sum(inputs * 1.0, axis=-1, keepdims=True)
+    again = keras.ops.sum(keras.ops.reshape(inputs, (-1, 30, 10)) * 3.0, axis=(1, 2))
+    cancelled = keras.Model(inputs, total * 3.0 - keras.ops.expand_dims(again, -1))
+    examples = [[x] for x in 100 * normal(8, 300)]
+    proof.prove_tflite(content(cancelled, "float32", examples), cancelled, "float32", examples)
+
+
 @pytest.mark.parametrize(
     ("received", "message"),
     [
