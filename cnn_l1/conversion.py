@@ -146,7 +146,7 @@ def trace(model: keras.Model, folder: pathlib.Path) -> None:
     several = has_several(model)
     specs = []
     for number, tensor in enumerate(functional._inputs):
-        name = f"input_{number:04d}" if several else _identifier(tensor.name)
+        name = f"input_{number:04d}" if several else identifier(tensor.name)
         specs.append(tf.TensorSpec(tensor.shape, tensor.dtype, name=name))
 
     def serve(*tensors: Any) -> Any:
@@ -167,10 +167,10 @@ def trace(model: keras.Model, folder: pathlib.Path) -> None:
     archive.write_out(str(folder), verbose=False)
 
 
-def _identifier(name: str) -> str:
-    # A keyword of Python would be an argument's name.
+def identifier(name: str, number: int = 0) -> str:
+    """An input's name if it can be that of an argument, else `input_0` and so on."""
     is_plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) and not keyword.iskeyword(name)
-    return name if is_plain else "input_0"
+    return name if is_plain else f"input_{number}"
 
 
 def operations(folder: pathlib.Path) -> set[str]:

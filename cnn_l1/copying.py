@@ -6,7 +6,7 @@ import re
 import tempfile
 import types
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -23,7 +23,6 @@ FLOAT_POLICIES = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16", "flo
 
 def plain_copy(
     model: keras.Model,
-    drop_layers: Iterable[str] = (),
     batch_size: int | None = None,
     input_shape: Any = None,
 ) -> keras.Model:
@@ -35,8 +34,6 @@ def plain_copy(
 
     Args:
         model: A built Functional or Sequential `keras.Model`.
-        drop_layers: Names of layers to leave out: those that act in training
-            only, such as augmentation, and change no shape in sum.
         batch_size: Fix the batch axis at this size. Default: leave it open.
         input_shape: Shape of an example, to fix sizes that the model leaves open. For
             several inputs a list in the model's order, or a dict by the inputs' names.
@@ -56,7 +53,7 @@ def plain_copy(
             f"Sequential Keras model. Received: {_kind(model)}"
         )
     shapes = input_shapes(model, batch_size, input_shape)
-    return _Copier(frozenset(drop_layers)).copy(model, shapes)
+    return _Copier().copy(model, shapes)
 
 
 def copy_for_file(model: keras.Model, input_shape: Any = None, whole_ids: bool = False):
@@ -184,8 +181,8 @@ def _sizes(shape: Any) -> tuple[int | None, ...]:
 class _Copier:
     """Copies layers and models, each once, wherever and however often it is used."""
 
-    def __init__(self, dropped: frozenset[str] = frozenset(), rename: bool = False):
-        self.dropped, self.rename = dropped, rename
+    def __init__(self, rename: bool = False):
+        self.rename = rename
         self.made: dict[int, Any] = {}
         self.pairs: list[tuple[Any, Any]] = []
 
@@ -216,28 +213,18 @@ class _Copier:
                 changes["dtype"] = "int32"
             inputs.append(_new_input(tensor, changes))
         if isinstance(model, keras.Sequential):
-            kept = [layer for layer in model.layers if layer.name not in self.dropped]
-            made = [self.operation(layer) for layer in kept]
+            made = [self.operation(layer) for layer in model.layers]
             result = keras.Sequential(
                 [inputs[0]._keras_history.operation, *made], name=self.name(model.name)
             )
-            if not made:  # a stack of layers that were all dropped
+            if not made:  # a stack of no layers
                 result.build(inputs[0].shape)
         else:
-            outputs = functional._run_through_graph(
-                inputs, operation_fn=self.operation, call_fn=self.call
-            )
+            outputs = functional._run_through_graph(inputs, operation_fn=self.operation)
             packed = keras.tree.pack_sequence_as(functional._inputs_struct, inputs)
             result = keras.Model(packed, outputs, name=self.name(model.name))
         self.made[id(model)] = result
         return result
-
-    def call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
-        if getattr(operation, "name", None) in self.dropped and isinstance(
-            operation, keras.layers.Layer
-        ):
-            return args[0] if args else next(iter(kwargs.values()))
-        return operation(*args, **kwargs)
 
     def operation(self, operation: Any) -> Any:
         if id(operation) in self.made:
@@ -258,8 +245,6 @@ class _Copier:
     def fill(self) -> None:
         """Give the new layers the weights of the old ones."""
         for layer, new in self.pairs:
-            if layer.name in self.dropped:
-                continue
             try:
                 _copy_state(layer, new)
             except Exception as error:  # whatever a layer's own methods raise

@@ -11,7 +11,7 @@ from cnn_l1.conversion import CALIBRATED, convert_model, strip_names
 from cnn_l1.copying import copy_for_file, plain_copy
 from cnn_l1.onnx_file import export_onnx  # noqa: F401
 from cnn_l1.proof import prove_tflite
-from cnn_l1.silence import silenced
+from cnn_l1.saved_model_file import export_saved_model  # noqa: F401
 from cnn_l1.stored_zeros import check_tflite, file_layouts, lost_zeros  # noqa: F401
 from cnn_l1.tflite_file import ExportError, TFLiteFile, read_tflite  # noqa: F401
 
@@ -21,12 +21,6 @@ KINDS = ("float32", "float16", "dynamic_int8", "int8", "int16x8")
 def export_keras(model, path):
     """Write a plain `.keras` file, in Keras' own format."""
     model.save(path)
-
-
-def export_saved_model(model, path):
-    """Write a SavedModel with `serve` and `serving_default` signatures."""
-    with silenced():
-        model.export(path, format="tf_saved_model", verbose=False)
 
 
 def file_name(kind):

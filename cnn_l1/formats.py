@@ -55,7 +55,7 @@ def write_format(model, kind, path, config, samples=None, images=None):
         ExportError: If the format cannot hold the network.
     """
     from cnn_l1 import export, sparse_tflite
-    from cnn_l1.tflite_file import ExportError
+    from cnn_l1.tflite_file import ExportError, float_operators
 
     if kind == "saved_model":
         export.export_saved_model(model, path)
@@ -124,24 +124,3 @@ def made_up_samples(input_shape, count=TRIED_IMAGES):
     if len(input_shape) == 3:
         return random.uniform(0, 255, (count, *input_shape)).astype("float32")
     return random.normal(size=(count, *input_shape)).astype("float32")
-
-
-def float_operators(content):
-    """Operators of a TFLite file that compute in float, each once; those that convert left out.
-
-    Args:
-        content: The bytes of a `.tflite` file.
-    """
-    from ai_edge_litert import schema_py_generated as schema
-
-    from cnn_l1.tflite_file import operator_name
-
-    root = schema.ModelT.InitFromPackedBuf(content, 0)
-    floating = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16)
-    names = [
-        operator_name(root, operator)
-        for graph in root.subgraphs
-        for operator in graph.operators
-        if any(graph.tensors[index].type in floating for index in operator.outputs)
-    ]
-    return tuple(dict.fromkeys(n for n in names if n not in ("QUANTIZE", "DEQUANTIZE")))

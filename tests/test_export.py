@@ -411,20 +411,6 @@ def test_plain_copy_equals_its_model(make):
     assert np.any(copy.predict_on_batch(images) != model.predict_on_batch(images))
 
 
-def layer_names(model):
-    return [layer.name for layer in sparsity.leaf_layers(model)]
-
-
-@pytest.mark.parametrize(("make", "name"), [(nested_model, "flip"), (sequential_model, "shift")])
-def test_plain_copy_drops_layers(make, name):
-    model = make()
-    copy = export.plain_copy(model, drop_layers=(name,))
-    assert name in layer_names(model)
-    assert name not in layer_names(copy)
-    images = make_images((8, 8, 1), 4)
-    np.testing.assert_array_equal(copy.predict_on_batch(images), model.predict_on_batch(images))
-
-
 def test_plain_copy_of_a_mixed_bfloat16_model_is_float32():
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = build({"name": "cnn", "blocks": CNN_BLOCKS}, (12, 12, 3))
@@ -455,8 +441,6 @@ def test_plain_copy_fixes_the_batch_axis():
 
 def test_a_nested_model_exports_to_tflite(tmp_path):
     model, images = nested_model(), make_images((8, 8, 1), 8)
-    # Keras exports augmentation as if training.
-    model = export.plain_copy(model, drop_layers=("flip",))
     export.export_tflite(model, tmp_path / "nested.tflite")
     expected = model.predict_on_batch(images)
     got = run_file(tmp_path / "nested.tflite", images)
@@ -466,8 +450,6 @@ def test_a_nested_model_exports_to_tflite(tmp_path):
 
 def test_saved_model_serves(tmp_path):
     model, images = sequential_model(), make_images((8, 8, 1), 4)
-    # Keras exports augmentation as if training.
-    model = export.plain_copy(model, drop_layers=("shift",))
     export.export_saved_model(model, tmp_path / "saved")
     loaded = tf.saved_model.load(str(tmp_path / "saved"))
     assert {"serving_default", "serve"} <= set(loaded.signatures)
