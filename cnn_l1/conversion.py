@@ -24,7 +24,7 @@ import numpy as np
 from cnn_l1.copying import copy_with_safe_names
 from cnn_l1.graph import as_functional, input_name
 from cnn_l1.silence import silenced
-from cnn_l1.tflite_file import ExportError, pack
+from cnn_l1.tflite_file import ExportError, pack, parse
 
 CALIBRATED = ("int8", "int16x8")
 TIMEOUT_SECONDS = 1800
@@ -362,9 +362,8 @@ def in_order(content: bytes, model: keras.Model) -> bytes:
     Raises:
         ExportError: If the file lacks an input or an output.
     """
-    from ai_edge_litert import schema_py_generated as schema
 
-    root = schema.ModelT.InitFromPackedBuf(content, 0)
+    root = parse(content)
     signature, graph = root.signatureDefs[0], root.subgraphs[0]
     graph.inputs = _rename(signature.inputs, input_names(model), graph, "input", graph.inputs)
     graph.outputs = _rename(signature.outputs, output_names(model), graph, "output", graph.outputs)
@@ -394,10 +393,9 @@ def strip_names(content: bytes) -> bytes:
     No interpreter needs them: inputs and outputs are found by their order. A file with
     several inputs or outputs keeps their names and its signature.
     """
-    from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
 
-    root = schema.ModelT.InitFromPackedBuf(content, 0)
+    root = parse(content)
     graph = root.subgraphs[0]
     several = len(graph.inputs) > 1 or len(graph.outputs) > 1
     signatures = root.signatureDefs

@@ -9,6 +9,7 @@ import pathlib
 import re
 
 from cnn_l1.metadata import remove_metadata
+from cnn_l1.tflite_file import reads_a_file
 
 BYTES_A_LINE = 12
 # Methods whose names do not follow from the operator's, as CONV_2D -> AddConv2D does.
@@ -119,13 +120,13 @@ def _labelled(label, facts):
     return [(f"{label}_{number}", one) for number, one in enumerate(facts)]
 
 
+@reads_a_file
 def read_facts(content):
     """`(inputs, outputs, operators)` of a TFLite file: `TensorFacts`, and names, each once."""
-    from ai_edge_litert import schema_py_generated as schema
 
-    from cnn_l1.tflite_file import NUMPY_TYPES, read_operators
+    from cnn_l1.tflite_file import NUMPY_TYPES, parse, read_operators
 
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    model = parse(content)
     graph = model.subgraphs[0]
 
     def facts(index):

@@ -10,7 +10,7 @@ import zipfile
 
 import flatbuffers
 
-from cnn_l1.tflite_file import pack
+from cnn_l1.tflite_file import pack, parse
 
 NAME = "TFLITE_METADATA"
 IDENTIFIER = b"M001"
@@ -35,11 +35,12 @@ def add_metadata(content, name, input_meaning, output_meaning, class_names=None,
         behind it with `labels.txt` and `config.yaml`.
 
     Raises:
+        ExportError: If `content` is no whole file.
         ValueError: If there are not as many meanings as inputs or outputs.
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    model = parse(content)
     graph = model.subgraphs[0]
     input_meaning = _meanings("input_meaning", input_meaning, graph.inputs)
     output_meaning = _meanings("output_meaning", output_meaning, graph.outputs)
@@ -68,9 +69,7 @@ def add_metadata(content, name, input_meaning, output_meaning, class_names=None,
 
 def remove_metadata(content):
     """A TFLite file without what `add_metadata` added, for where every byte counts."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    model = parse(content)
     entries = model.metadata or []
     added = [entry for entry in entries if entry.name in (NAME, NAME.encode())]
     if not added:

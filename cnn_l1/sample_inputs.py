@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cnn_l1.tflite_file import ExportError, operator_name
+from cnn_l1.tflite_file import ExportError, operator_name, parse, reads_a_file
 
 # Where an operator takes ids, and the table they choose from: (ids, table).
 LOOKUPS = {"GATHER": (1, 0), "GATHER_ND": (1, 0), "EMBEDDING_LOOKUP": (0, 1)}
@@ -31,11 +31,10 @@ CARRIERS = {
 OPEN_SIZES = (32, 64, 128, 256, 16, 8, 4, 2, 1)  # tried in turn
 
 
+@reads_a_file
 def id_bounds(content: bytes) -> dict[int, int]:
     """How many rows an input's ids choose from: `{tensor index: rows}` of the main graph."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    root = schema.ModelT.InitFromPackedBuf(content, 0)
+    root = parse(content)
     graph = root.subgraphs[0]
     makers = {int(out): one for one in graph.operators or [] for out in one.outputs}
     bounds: dict[int, int] = {}

@@ -18,6 +18,7 @@ from cnn_l1.silence import silenced
 from cnn_l1.tflite_file import (
     enumeration_names,
     operator_name,
+    parse,
     read_constant,
     stored_constants,
 )
@@ -267,7 +268,7 @@ class _Graph:
         from ai_edge_litert import schema_py_generated as schema
 
         self.schema = schema
-        self.root = schema.ModelT.InitFromPackedBuf(content, 0)
+        self.root = parse(content)
         self.subgraph = self.root.subgraphs[0]
         self.tensors = self.subgraph.tensors
         self.origin = stored_constants(self.root, self.subgraph)

@@ -4,6 +4,9 @@ import copy
 import dataclasses
 import functools
 import math
+import typing
+from collections.abc import Callable
+from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -14,6 +17,52 @@ ALIGNMENT = 16  # of buffers, by the schema
 
 class ExportError(RuntimeError):
     """A conversion went wrong: the file would not be what it should."""
+
+
+Read = typing.TypeVar("Read")
+
+
+def reads_a_file(function: Callable[..., Read]) -> Callable[..., Read]:
+    """Let a function that reads a file's bytes, its first argument, refuse what is no file.
+
+    The schema's reader checks nothing: a file that is cut short or altered ends in errors of
+    many kinds, anywhere in the reading.
+    """
+
+    @functools.wraps(function)
+    def reading(content: bytes, *args: Any, **settings: Any) -> Read:
+        if bytes(content[4:8]) != IDENTIFIER:
+            raise ExportError(
+                f"Expected a .tflite file: {IDENTIFIER!r} at byte 4. "
+                f"Received: {bytes(content[4:8])!r}, in {len(content)} bytes"
+            )
+        try:
+            return function(content, *args, **settings)
+        except (ExportError, MemoryError):
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:100]
+            raise ExportError(
+                "Expected a whole .tflite file. Received: one that was cut short or altered "
+                f"({type(error).__name__}: {reason})"
+            ) from None
+
+    return reading
+
+
+@reads_a_file
+def parse(content: bytes) -> Any:
+    """A file as the schema's `ModelT`.
+
+    Raises:
+        ExportError: If it is none.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    root = schema.ModelT.InitFromPackedBuf(content, 0)
+    if not root.subgraphs or root.buffers is None or root.operatorCodes is None:
+        raise ExportError("Expected a .tflite file with a graph. Received: one without")
+    return root
 
 
 # What the weights of an operator look like: the input that holds them, and how
@@ -90,15 +139,14 @@ NUMPY_TYPES = {
 INT4 = 17  # two a byte, the first in the lower half
 
 
+@reads_a_file
 def read_tflite(content):
     """Read operators and weights out of a TFLite file's bytes.
 
     Raises:
-        ExportError: If a weight tensor has a zero point other than 0.
+        ExportError: If it is no whole file, or a weight tensor has a zero point other than 0.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
-    root = schema.ModelT.InitFromPackedBuf(content, 0)
+    root = parse(content)
     operators, weights, constants, seen = [], [], [], set()
     for graph in root.subgraphs:
         stored = stored_constants(root, graph)
@@ -150,11 +198,10 @@ def _centred(root, tensor):
     return values.astype("int16") - points[0] if points.size == 1 and points[0] else values
 
 
+@reads_a_file
 def read_operators(content):
     """The names of a TFLite file's operators, in order: see `TFLiteFile.operators`."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    root = schema.ModelT.InitFromPackedBuf(content, 0)
+    root = parse(content)
     return tuple(
         _told_name(root, operator) for graph in root.subgraphs for operator in graph.operators or []
     )
@@ -168,6 +215,7 @@ def _told_name(root, operator):
     return "FLEX" if custom.startswith(b"Flex") else "CUSTOM"
 
 
+@reads_a_file
 def float_operators(content):
     """The operators that a quantized file computes in float, each once.
 
@@ -183,7 +231,7 @@ def float_operators(content):
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    root = schema.ModelT.InitFromPackedBuf(content, 0)
+    root = parse(content)
     types = schema.TensorType
     floats = {types.FLOAT16, types.FLOAT32, types.FLOAT64, types.BFLOAT16}
     integers = {types.INT4, types.INT8, types.UINT8, types.INT16}

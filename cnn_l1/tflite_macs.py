@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cnn_l1.tflite_file import operator_name
+from cnn_l1.tflite_file import operator_name, parse, reads_a_file
 
 # Of these each weight meets each step of the input once; their weights are the constants
 # of rank 2. Peepholes, states and biases have other ranks, or no constant values.
@@ -57,6 +57,7 @@ class FileMacs:
     unknown: tuple[str, ...] = ()
 
 
+@reads_a_file
 def file_macs(content: bytes, shapes: Mapping[int, Sequence[int]] | None = None) -> FileMacs:
     """Multiply-adds of one run of a TFLite file, and what could not be counted.
 
@@ -68,9 +69,7 @@ def file_macs(content: bytes, shapes: Mapping[int, Sequence[int]] | None = None)
         shapes: Shapes of tensors of the main graph, by index, where sizes are open in the
             file. Default: those in the file.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
-    root = schema.ModelT.InitFromPackedBuf(content, 0)
+    root = parse(content)
     counter = _Counter(root, dict(shapes or {}))
     total = counter.graph(0) if root.subgraphs else 0
     return FileMacs(total, tuple(dict.fromkeys(counter.unknown)))

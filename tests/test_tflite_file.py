@@ -5,7 +5,18 @@ import numpy as np
 import pytest
 from keras import layers
 
-from cnn_l1 import config, export, macs, models, tflite_file
+import cnn_l1
+from cnn_l1 import (
+    config,
+    export,
+    firmware,
+    macs,
+    metadata,
+    models,
+    sample_inputs,
+    tflite_file,
+    tflite_macs,
+)
 
 IMAGES = np.random.default_rng(0).uniform(0, 1, (4, 9, 8, 3)).astype("float32")
 # One layer each, behind (9, 8, 3) images; multiply-adds by hand.
@@ -172,3 +183,47 @@ def test_packing_shares_equal_lists_and_changes_nothing_else(kind):
             start = data.__array_interface__["data"][0]
             base = np.frombuffer(packed, np.uint8).__array_interface__["data"][0]
             assert (start - base) % 16 == 0
+
+
+READERS = {
+    "read_tflite": tflite_file.read_tflite,
+    "read_operators": tflite_file.read_operators,
+    "float_operators": tflite_file.float_operators,
+    "file_macs": tflite_macs.file_macs,
+    "id_bounds": sample_inputs.id_bounds,
+    "read_facts": firmware.read_facts,
+    "add_metadata": lambda content: metadata.add_metadata(content, "m", "in", "out"),
+    "remove_metadata": metadata.remove_metadata,
+}
+
+
+def damaged(content):
+    """A file cut short, one that is none, and one with bytes changed at random."""
+    yield from (b"", b"junk", b"TFL3" * 10, content[:100], content[:-10], bytes(len(content)))
+    yield content[:8] + bytes(100)
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        changed = bytearray(content)
+        for place in random.integers(0, len(content), 2):
+            changed[place] = random.integers(256)
+        yield bytes(changed)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_is_no_whole_file_is_refused_by_every_reader(name, tmp_path):
+    """Or read, where what was changed is a number: never an error of the schema's reader."""
+    inputs = keras.Input((6, 6, 2))
+    x = keras.layers.Flatten()(keras.layers.Conv2D(4, 3)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    images = np.random.default_rng(0).normal(size=(8, 6, 6, 2)).astype("float32")
+    cnn_l1.export_tflite(model, tmp_path / "m.tflite", images)
+    content = (tmp_path / "m.tflite").read_bytes()
+    READERS[name](content)
+    refused = 0
+    for changed in damaged(content):
+        try:
+            READERS[name](changed)
+        except (tflite_file.ExportError, ValueError) as error:  # add_metadata counts inputs
+            assert "Received" in str(error)
+            refused += 1
+    assert refused > 7
