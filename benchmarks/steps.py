@@ -216,7 +216,8 @@ def shrink_cell(model: Any, inputs: Any, train: bool = True) -> Cell:
         if layer.count_params() != sum(int(np.prod(v.shape)) for v in layer.weights):
             return Cell("wrong", f"{layer.name}: its weights are not those it counts")
     shrunk.compile("sgd", "mse")
-    shrunk.train_on_batch(inputs, keras.tree.pack_sequence_as(model.output, expected))
+    packed = keras.tree.pack_sequence_as(model(inputs, training=False), expected)
+    shrunk.train_on_batch(inputs, packed)
     return YES
 
 

@@ -308,7 +308,8 @@ def count_cell(model):
     count = cnn_l1.count(model)
     if getattr(count, "unknown", ()):
         return Cell("refused", f"named as unknown: {', '.join(count.unknown)}")
-    matrices = {id(v): v for v in model.weights if len(v.shape) > 1 and v.name != "alpha"}
+    others = ("alpha", "bias")  # slopes by place, and a GRU's two rows of biases
+    matrices = {id(v): v for v in model.weights if len(v.shape) > 1 and v.name not in others}
     expected = sum(int(np.prod(v.shape)) for v in matrices.values())
     if count.weights != expected:
         return Cell("wrong", f"{count.weights} kernel weights instead of {expected}")

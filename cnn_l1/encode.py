@@ -293,16 +293,17 @@ def _read(content):
 def _verify(content, plain):
     """Let LiteRT check that every offset of a flatbuffer lies inside it.
 
-    Of a plain file it is to like the rest as well. An encoded one is not for it: others
-    leave the bits of a tensor the quantization of the tensor.
+    It must also load a plain file. An encoded one is not for it: others leave the bits of a
+    tensor the quantization of the tensor.
     """
     from ai_edge_litert import interpreter
 
+    resolvers = interpreter.OpResolverType
     try:
         with silenced():
             interpreter.Interpreter(
                 model_content=content,
-                experimental_op_resolver_type=interpreter.OpResolverType.BUILTIN_REF,
+                experimental_op_resolver_type=resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
             )
     except (RuntimeError, ValueError) as error:
         if plain or "not a valid Flatbuffer" in str(error):

@@ -77,8 +77,7 @@ def prove_tflite(
     if chosen is None:
         chosen = invented_examples(model, name, input_shape)
     reference = predict(model, chosen, name)
-    runner = TFLiteRunner(content)
-    runner.name = name
+    runner = TFLiteRunner(content, name=name)
     rows = [_run(runner, example) for example in chosen]
     received = [np.stack(column) for column in zip(*rows, strict=True)]
     names = output_names(model)

@@ -29,6 +29,7 @@ class TFLiteRunner:
         threads: Threads of the interpreter. Default 1.
         reference: Whether to run LiteRT's reference kernels, slow and plain, rather than
             the optimized ones. Default `False`.
+        name: What errors call the file. Default: the name at its path, or `"TFLite file"`.
 
     Attributes:
         inputs, outputs: LiteRT's details of each input and output, in the file's order.
@@ -47,12 +48,16 @@ class TFLiteRunner:
     """
 
     def __init__(
-        self, path: str | pathlib.Path | bytes, threads: int = 1, reference: bool = False
+        self,
+        path: str | pathlib.Path | bytes,
+        threads: int = 1,
+        reference: bool = False,
+        name: str | None = None,
     ) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         content = bytes(path) if isinstance(path, (bytes, bytearray, memoryview)) else None
-        self.name = "TFLite file" if content is not None else pathlib.Path(str(path)).name
+        self.name = name or ("TFLite file" if content is not None else pathlib.Path(str(path)).name)
         if content is not None and not content:
             raise ExportError(f"{self.name}: expected a file that LiteRT runs. Received: no bytes")
         try:

@@ -241,6 +241,7 @@ def on_tensorflow():
     return steps() | groups() | shapes()
 
 
+@pytest.mark.slow
 def test_one_step_on_jax_is_the_tensorflow_step(on_jax, on_tensorflow):
     keys = [key for key in on_tensorflow if not key.startswith(("groups/", "shapes/"))]
     for key in keys:
@@ -254,6 +255,7 @@ def test_one_step_on_jax_is_the_tensorflow_step(on_jax, on_tensorflow):
         np.testing.assert_array_equal(mask, on_tensorflow[key] == 0.0, err_msg=key)
 
 
+@pytest.mark.slow
 def test_channel_groups_on_jax_are_those_on_tensorflow(on_jax, on_tensorflow):
     keys = [key for key in on_tensorflow if key.startswith("groups/")]
     assert len(keys) == 2 * 8  # seven variables and the loss, for each optimizer
@@ -269,6 +271,7 @@ def test_channel_groups_on_jax_are_those_on_tensorflow(on_jax, on_tensorflow):
         assert all((gone[0] <= other).all() for other in gone)
 
 
+@pytest.mark.slow
 def test_concave_shapes_on_jax_are_those_on_tensorflow(on_jax, on_tensorflow):
     keys = [key for key in on_tensorflow if key.startswith("shapes/")]
     assert len(keys) == 3 * 5 + 1
@@ -280,12 +283,14 @@ def test_concave_shapes_on_jax_are_those_on_tensorflow(on_jax, on_tensorflow):
         assert 0 < (expected == 0.0).sum() < expected.size
 
 
+@pytest.mark.slow
 def test_zeros_rest_on_jax(on_jax):
     # JAX differentiates |x| to 1 at 0; taken out as 0, that would push zeros away.
     kernels = [on_jax[f"resting/{name}"] for name in ("L1", "L1L2", "Concave", "GroupL1")]
     assert not any(kernel.any() for kernel in kernels)
 
 
+@pytest.mark.slow
 def test_training_on_jax_makes_counts_and_holds_exact_zeros(on_jax):
     kernels = [i for i in range(4) if on_jax[f"before/{i}"].ndim == 2]
     zeros = [on_jax[f"before/{i}"] == 0.0 for i in kernels]
@@ -303,6 +308,7 @@ def test_training_on_jax_makes_counts_and_holds_exact_zeros(on_jax):
         assert np.all(after[~mask] != on_jax[f"before/{index}"][~mask])
 
 
+@pytest.mark.slow
 def test_steering_on_jax_arrives(on_jax):
     # Within an epoch JAX keeps weights outside their variables.
     scales = on_jax["steered/scales"]

@@ -77,6 +77,7 @@ def ran(tmp_path_factory):
     return folder, events
 
 
+@pytest.mark.slow
 def test_jobs_of_a_chain_run_in_order_past_those_that_fail(ran):
     _, events = ran
     assert [(event.name, event.state) for event in events] == [
@@ -88,6 +89,7 @@ def test_jobs_of_a_chain_run_in_order_past_those_that_fail(ran):
     ]
 
 
+@pytest.mark.slow
 def test_failure_is_told_with_its_reason_and_kept(ran):
     folder, events = ran
     assert events[1].reason.startswith("model.initial_weights: expected a readable .keras file.")
@@ -105,6 +107,7 @@ def start_of(folder, name):
     return yaml.safe_load(text)["model"]["initial_weights"]
 
 
+@pytest.mark.slow
 def test_warm_job_starts_from_the_last_that_ended_well(ran):
     folder, _ = ran
     assert start_of(folder, "first") is None
@@ -112,17 +115,20 @@ def test_warm_job_starts_from_the_last_that_ended_well(ran):
     assert start_of(folder, "fifth") == str(folder / "points" / "third" / "model.keras")
 
 
+@pytest.mark.slow
 def test_killed_run_leaves_nothing_behind(ran):
     folder, _ = ran
     assert sorted(p.name for p in (folder / "points").iterdir()) == ["fifth", "first", "third"]
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
 def test_what_is_printed_goes_to_the_log(ran):
     folder, _ = ran
     assert "Exact zeros" in (folder / "logs" / "first.txt").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_run_again(ran):
     folder, _ = ran
     report = folder / "points" / "first" / "report.json"

@@ -497,7 +497,11 @@ def test_plain_copy_keeps_an_adapted_normalization():
 @pytest.mark.parametrize(
     ("layer", "told"),
     [
-        (keras.layers.AveragePooling3D(2, name="pool"), r"AvgPool3D \(of layer 'pool'\)$"),
+        pytest.param(
+            keras.layers.AveragePooling3D(2, name="pool"),
+            r"AvgPool3D \(of layer 'pool'\)$",
+            marks=pytest.mark.slow,
+        ),
         # Keras' own shape of it in inference is another than it says.
         (keras.layers.RandomCrop(3, 3), "Received: Input 0 .* expected axis -1 of input shape"),
     ],

@@ -367,6 +367,7 @@ def test_attach_groups_with_a_shape():
     assert model.get_layer("left").kernel.regularizer.groups[0] is group  # nothing was changed
 
 
+@pytest.mark.slow
 def test_training_under_concave_channels_makes_whole_channels_zero():
     model = make_model()
     attach_groups(model, 0.02, shape="mcp", scale=0.3)

@@ -233,7 +233,16 @@ STORED = [(name, "float32") for name in WITH_KERNELS]
 STORED += [(name, kind) for name in SPLIT for kind in ("dynamic_int8", "float16")]
 
 
-@pytest.mark.parametrize(("name", "kind"), STORED)
+SLOW_TO_CONVERT = (*SPLIT[2:], "LSTM", "ConvLSTM2D", "RNN of two cells", "Conv3D")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(*pair, marks=pytest.mark.slow if pair[0] in SLOW_TO_CONVERT else [])
+        for pair in STORED
+    ],
+)
 def test_the_files_zeros_are_the_models(name, kind):
     """Exact zeros counted in the file equal those counted in Keras."""
     shape, function, _, _ = CASES[name]

@@ -175,6 +175,7 @@ def test_elastic_net(problems, name, alpha, ratio):
     problem.check_equal(w, b, reference, l1)
 
 
+@pytest.mark.slow
 def test_nothing_is_left_above_the_largest_strength(problems):
     """From `max |2/n Xᵀ(y − mean(y))|` on, the Lasso is all zero; just below, it is not."""
     problem = problems["diabetes"]
@@ -199,6 +200,7 @@ def test_nothing_is_left_above_the_largest_strength(problems):
 # for c = 2 it is 90 · P(|z| > 6.07/1.39) = 0.001.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factor", "most_false"), [(1.0, 4), pytest.param(2.0, 0, marks=pytest.mark.slow)]
 )

@@ -43,7 +43,7 @@ def bright_rows(count=240):
     return x, y
 
 
-@pytest.mark.parametrize("activation", ["linear", "softmax"])
+@pytest.mark.parametrize("activation", ["linear", pytest.param("softmax", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda page: page.stem)
 def test_blocks_run_and_learn(page, activation, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

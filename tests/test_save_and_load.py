@@ -140,7 +140,16 @@ def assert_equal(model, other):
         np.testing.assert_array_equal(np.array(ours), np.array(theirs))
 
 
-@pytest.mark.parametrize("name", CASES)
+IN_THE_FAST_SUITE = ("L1", "off in the layers", "groups", "reweighted", "target")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in IN_THE_FAST_SUITE else pytest.mark.slow)
+        for name in CASES
+    ],
+)
 def test_a_loaded_model_goes_on_as_one_that_was_not_saved(name, tmp_path):
     build, callbacks = CASES[name]
     whole = build()
@@ -156,6 +165,7 @@ def test_a_loaded_model_goes_on_as_one_that_was_not_saved(name, tmp_path):
     assert cnn_l1.count(after).zeros == cnn_l1.count(whole).zeros
 
 
+@pytest.mark.slow
 def test_the_cases_make_zeros(tmp_path):
     """Or nothing would be shown: continued without its penalty a model loses them."""
     for name in ("L1", "groups", "reweighted", "target"):
@@ -165,7 +175,15 @@ def test_the_cases_make_zeros(tmp_path):
         assert cnn_l1.count(model).sparsity > 0.1, name
 
 
-@pytest.mark.parametrize("name", ["groups", "reweighted", "target", "target in multiply-adds"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "reweighted",
+        pytest.param("groups", marks=pytest.mark.slow),
+        pytest.param("target", marks=pytest.mark.slow),
+        pytest.param("target in multiply-adds", marks=pytest.mark.slow),
+    ],
+)
 def test_weights_loaded_into_a_model_attached_anew_go_on(name, tmp_path):
     build, callbacks = CASES[name]
     whole = build()
@@ -190,7 +208,15 @@ class Kill(keras.callbacks.Callback):
             raise KilledError
 
 
-@pytest.mark.parametrize("name", ["L1", "groups", "threshold, once", "target"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "threshold, once",
+        pytest.param("L1", marks=pytest.mark.slow),
+        pytest.param("groups", marks=pytest.mark.slow),
+        pytest.param("target", marks=pytest.mark.slow),
+    ],
+)
 def test_backup_and_restore_goes_on(name, tmp_path):
     build, callbacks = CASES[name]
     whole = build()
@@ -217,6 +243,7 @@ def test_model_checkpoint_goes_on(tmp_path):
     assert_equal(whole, after)
 
 
+@pytest.mark.slow
 def test_a_nested_model_keeps_its_penalties(tmp_path):
     def build():
         inner = network()

@@ -1937,7 +1937,7 @@ DRAWING = {
 }
 
 
-@settings(max_examples=30, **DRAWING)
+@settings(max_examples=12, **DRAWING)
 @given(random_models.recipes())
 def test_random_models(recipe):
     check_and_reduce(recipe)

@@ -414,6 +414,7 @@ def coefficients(folder):
         return [float(row["weight"]) for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_warm_path_is_scikit_learns_lasso_path(path_sweep):
     _, output = path_sweep
     rows = data.load(configs.validate(LINEAR).data, 0).train
@@ -432,6 +433,7 @@ def test_warm_path_is_scikit_learns_lasso_path(path_sweep):
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_points_start_from_the_next_stronger_one(path_sweep):
     _, output = path_sweep
     last = len(STRENGTHS) - 1
@@ -442,6 +444,7 @@ def test_points_start_from_the_next_stronger_one(path_sweep):
         assert start == (None if number == last else str(before))
 
 
+@pytest.mark.slow
 def test_warm_path_of_folded_networks(tmp_path):
     """Each point starts from the weights before batch-norms were folded."""
     blocks = [

@@ -5,6 +5,7 @@ import zipfile
 
 import keras
 import numpy as np
+import pytest
 from keras import layers
 
 from benchmarks import third_party
@@ -70,6 +71,7 @@ def test_a_quarter_of_the_channels_is_planted_zero():
     assert np.all(np.any(model.layers[-1].kernel, axis=0))
 
 
+@pytest.mark.slow
 def test_steps_on_a_small_model(tmp_path):
     small(tmp_path / "m.keras")
     for step in ("load", "count", "shrink", "fold", "copy", "float32"):

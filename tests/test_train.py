@@ -208,6 +208,7 @@ def weights_of(folder):
     return keras.models.load_model(folder / "model.keras").get_weights()
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_weights(config_file, tmp_path):
     for name in ("one", "two"):
         assert train.main(arguments(config_file, tmp_path / name, *QUICK, "seed=5")) == 0
@@ -216,6 +217,7 @@ def test_same_seed_gives_the_same_weights(config_file, tmp_path):
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_preparing_data_changes_no_weights(config_file, tmp_path, monkeypatch):
     def load(*arguments):
         random.random()  # as TFDS does where it prepares a set
@@ -231,6 +233,7 @@ def test_preparing_data_changes_no_weights(config_file, tmp_path, monkeypatch):
     np.testing.assert_array_equal(*kernels)
 
 
+@pytest.mark.slow
 def test_only_the_proximal_method_makes_exact_zeros(config_file, tmp_path):
     zeros = {}
     for method in ("proximal", "subgradient"):
@@ -307,11 +310,7 @@ def test_weights_are_refreshed_under_reweighting_alone(config_file, tmp_path, mo
         assert len(refreshed) == (2 if shape == "reweighted" else 0)
 
 
-IN_THE_FAST_SUITE = (
-    "scheduled thresholding",
-    "subgradient, thresholding at the end, held",
-    "mixed_bfloat16, augmentation",
-)
+IN_THE_FAST_SUITE = ("mixed_bfloat16, augmentation",)
 
 
 @pytest.mark.parametrize(
@@ -619,6 +618,7 @@ def test_steps_per_epoch(steps, execution):
     assert rate == pytest.approx(0.01 * 0.05, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_initial_weights(regression_file, regression_run, tmp_path):
     """Both networks start there: after a step of no size, they are there still."""
     start, _ = regression_run
@@ -646,6 +646,7 @@ def test_initial_weights(regression_file, regression_run, tmp_path):
     assert verify.check_metadata(run, name, read_report(run)) == []
 
 
+@pytest.mark.slow
 def test_classes_by_squared_error(tmp_path):
     """Exclusive or of 0 and 1 by one output, decided at ½, in the files too."""
     path = tmp_path / "xor.yaml"
@@ -721,7 +722,10 @@ CHANNELS = {
 }
 
 
-@pytest.mark.parametrize("name", CHANNELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name == "groups" else pytest.mark.slow) for name in CHANNELS],
+)
 def test_channels_are_zeroed_and_taken_out(config_file, tmp_path, capsys, name):
     quick = [setting for setting in QUICK if not setting.startswith(("training", "export"))]
     settings = ["training.epochs=2", "export.formats=[float32]", "shrink.enabled=true"]
@@ -754,12 +758,14 @@ def test_channels_are_zeroed_and_taken_out(config_file, tmp_path, capsys, name):
         assert zeroed["accuracy"] == shrunk["accuracy"]
 
 
+@pytest.mark.slow
 def test_nothing_to_take_out_leaves_no_folder(config_file, tmp_path):
     overrides = [*QUICK, "penalty.l1_strength=0", "shrink.enabled=true"]
     assert train.main(arguments(config_file, tmp_path / "run", *overrides)) == 0
     assert not (tmp_path / "run" / "shrunk").exists()
 
 
+@pytest.mark.slow
 def test_fine_tuning_is_done_where_nothing_can_go(config_file, tmp_path, capsys):
     settings = ("penalty.l1_strength=0", "shrink={fine_tuning_epochs: 2}", "baseline=true")
     assert train.main(arguments(config_file, tmp_path / "run", *QUICK, *settings)) == 0
@@ -775,6 +781,7 @@ def test_fine_tuning_is_done_where_nothing_can_go(config_file, tmp_path, capsys)
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_blocks_may_be_named_as_augmentation_is(config_file, tmp_path):
     blocks = [{"type": "conv", "filters": 3, "name": n} for n in ("flip", "crop", "shift")]
     blocks += BLOCKS[2:]
@@ -832,7 +839,13 @@ def test_packages_are_looked_for_before_the_training(
     check_refusal(capsys, tmp_path, 2, flags, "export.formats", "cnn_l1[onnx]", "no tf2onnx")
 
 
-@pytest.mark.parametrize("place", ["export", "measure", "micro", "encode", "time"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(place, marks=[] if place == "export" else pytest.mark.slow)
+        for place in ("export", "measure", "micro", "encode", "time")
+    ],
+)
 def test_any_error_of_one_file_is_told(config_file, tmp_path, capsys, monkeypatch, place):
     def fail(*arguments, **settings):
         raise IndexError("out of luck")
@@ -912,6 +925,7 @@ def test_dry_run_prints_and_writes_nothing(config_file, tmp_path, capsys):
     assert all(name in printed for name in LAYERS)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_there_stays_unless_overwritten(config_file, tmp_path, capsys):
     output = tmp_path / "run"
     assert train.main(arguments(config_file, output, *QUICK)) == 0
@@ -1060,6 +1074,7 @@ def test_empty_layers_can_be_forbidden(config_file, tmp_path, capsys):
     check_refusal(capsys, tmp_path, 1, flags, "all zero", "empty_layers")
 
 
+@pytest.mark.slow
 def test_empty_layers_are_warned_of_and_exported(config_file, tmp_path):
     overrides = [*QUICK, "penalty.l1_strength=1e4", "export.formats=[float32, int8]"]
     with pytest.warns(UserWarning, match="all zero"):
@@ -1113,6 +1128,7 @@ def test_a_full_disk(config_file, tmp_path):
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("full_run")
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
