@@ -499,8 +499,9 @@ class Normalization(Rule):
 class Merge(Rule):
     """Add, Subtract, Multiply, Average, Maximum, Minimum: channels go together."""
 
-    def __init__(self, combine, bypasses=None):
+    def __init__(self, combine, bypasses=None, operands=2):
         self.combine = combine
+        self.operands = operands  # of an operation; a layer takes any number
         self.bypasses = bypasses  # which inputs add nothing where they are zero
 
     def couple(self, analysis, call):
@@ -552,7 +553,7 @@ class Merge(Rule):
         if isinstance(call.operation, keras.Layer):
             return {}
         args, kwargs = call.arguments({value: value for value in call.inputs})
-        if kwargs or len(args) != 2:
+        if kwargs or len(args) != self.operands:
             return None
         numbers = {}
         for position, argument in enumerate(args):

@@ -276,6 +276,22 @@ def _finite(function, operands):
     return np.where(known, values, np.nan)
 
 
+def _comparison(name):
+    """1 where it holds, 0 where not."""
+    function = getattr(np, name)
+
+    def compared(operands):
+        known = np.isfinite(operands[0]) & np.isfinite(operands[1])
+        return np.where(known, function(*operands), np.nan)
+
+    return Merge(compared)
+
+
+def _chosen(operands):
+    condition, one, other = operands
+    return np.where(np.isnan(condition), np.nan, np.where(condition != 0, one, other))
+
+
 REDUCE, AXES, ZEROS_STAY = Reduce(), Axes(), ZerosStay()
 
 # fmt: off
@@ -320,6 +336,13 @@ OPERATIONS: dict[str, Rule] = {
     "Power": Merge(_power),
     "Maximum": MAXIMUM,
     "Minimum": MINIMUM,
+    "Greater": _comparison("greater"),
+    "GreaterEqual": _comparison("greater_equal"),
+    "Less": _comparison("less"),
+    "LessEqual": _comparison("less_equal"),
+    "Equal": _comparison("equal"),
+    "NotEqual": _comparison("not_equal"),
+    "Where": Merge(_chosen, operands=3),
     **dict.fromkeys(channel_rules.OPERATION_NAMES, ELEMENT),
     **dict.fromkeys(UNARY_NAMES, ELEMENT),
     "StopGradient": PASS,

@@ -11,7 +11,7 @@ from cnn_l1.conversion import output_names
 from cnn_l1.copying import input_shapes
 from cnn_l1.graph import GraphError, as_functional, read_graph
 from cnn_l1.runner import TFLiteRunner
-from cnn_l1.tflite_file import ExportError
+from cnn_l1.tflite_file import ExportError, operator_name, parse
 
 EXAMPLES = 8
 SIZES = (32, 64, 128, 224)  # tried where the model leaves a size open
@@ -34,6 +34,7 @@ DIFFERING_TOLERANCE = {"float32": 0.01, "float16": 0.01}
 DIFFERING_INTEGER_TOLERANCE = 0.75
 # Or in steps: 1/255 of the output's range with 0 in it, or the file's own step if larger.
 STEPS_TOLERANCE = 8.0
+LEAST_STEP = 1e-7  # the converter takes 1e-8 for outputs that are 0 throughout
 LARGEST_STEPS = 48.0
 
 
@@ -77,7 +78,10 @@ def prove_tflite(
     if chosen is None:
         chosen = invented_examples(model, name, input_shape)
     reference = predict(model, chosen, name)
-    runner = TFLiteRunner(content, name=name)
+    try:
+        runner = TFLiteRunner(content, name=name)
+    except ExportError as error:
+        raise ExportError(f"{error}{_without_range(content)}") from None
     rows = [_run(runner, example) for example in chosen]
     received = [np.stack(column) for column in zip(*rows, strict=True)]
     names = output_names(model)
@@ -92,6 +96,22 @@ def prove_tflite(
         failure = compare(received, reference, kind, names, scales, floors)
     if failure:
         raise ExportError(f"{name} ({kind}): expected Keras' outputs. Received: {failure}")
+
+
+def _without_range(content: bytes) -> str:
+    """What to say of a file whose conversion found a layer with nothing but zeros."""
+    root = parse(content)
+    graph = root.subgraphs[0]
+    for number, operator in enumerate(graph.operators):
+        for index in operator.outputs:
+            quantization = graph.tensors[index].quantization
+            scales = None if quantization is None else quantization.scale
+            if scales is not None and len(scales) and np.max(scales) < LEAST_STEP:
+                return (
+                    f". The outputs of operator {number} ({operator_name(root, operator)}) are 0 "
+                    "on all calibration data, which leaves them no range: is its layer dead?"
+                )
+    return ""
 
 
 def _chosen(examples: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
