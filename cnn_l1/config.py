@@ -60,7 +60,8 @@ def load(path, overrides=(), sparsity: float | None = None):
     """Read a config file and apply `key=value` overrides.
 
     Args:
-        path: A YAML file.
+        path: A YAML file, or the name of a config that the package ships, such as
+            `"digits"`. A file of that name comes first.
         overrides: Texts such as `"optimizer.learning_rate=3e-4"`, in order.
         sparsity: Float between 0 and 1: change the settings by the default recipe
             (`cnn_l1.recipe`) so that the run reaches it. Default `None`: no recipe.
@@ -72,7 +73,7 @@ def load(path, overrides=(), sparsity: float | None = None):
         ConfigError: Naming the file, the dotted key, what was expected and what
             was received.
     """
-    path = pathlib.Path(path)
+    path = _shipped(path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -93,6 +94,31 @@ def load(path, overrides=(), sparsity: float | None = None):
     if sparsity is None:
         return validate(data, str(path))
     return _load_by_recipe(data, named, sparsity, str(path))
+
+
+# Beside the package in a checkout; inside it where a wheel was installed.
+SHIPPED = (
+    pathlib.Path(__file__).parent / "configs",
+    pathlib.Path(__file__).parent.parent / "configs",
+)
+
+
+def _shipped(path):
+    """The path of a shipped config that is called by its name alone; else the path itself."""
+    path = pathlib.Path(path)
+    if path.suffix or len(path.parts) != 1 or path.exists():
+        return path
+    found = [folder / f"{path}.yaml" for folder in SHIPPED]
+    found = [one for one in found if one.is_file()]
+    if found:
+        return found[0]
+    names = sorted({one.stem for folder in SHIPPED for one in folder.glob("*.yaml")})
+    close = difflib.get_close_matches(str(path), names, 1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ConfigError(
+        f"--config: expected a YAML file, or one of {', '.join(names)}. "
+        f"Received: {path}, which is neither.{hint}"
+    )
 
 
 def _load_by_recipe(data, named, sparsity, path):
