@@ -9,7 +9,7 @@ import pathlib
 import re
 
 from cnn_l1.metadata import remove_metadata
-from cnn_l1.tflite_file import reads_a_file
+from cnn_l1.tflite_file import ExportError, reads_a_file
 
 BYTES_A_LINE = 12
 # Methods whose names do not follow from the operator's, as CONV_2D -> AddConv2D does.
@@ -46,8 +46,9 @@ def write_c_source(tflite, header, name="model"):
         name: Prefix of the names in the source, a C identifier.
 
     Raises:
-        ValueError: If `name` is no C identifier, or the file has inputs, outputs or
-            operators that TFLite Micro has none of.
+        ValueError: If `name` is no C identifier.
+        ExportError: If the file is not whole, or has inputs, outputs or operators that
+            TFLite Micro has none of.
     """
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
         raise ValueError(f"`name` must be a C identifier. Received: name={name!r}")
@@ -135,7 +136,7 @@ def read_facts(content):
         quantized = quantization is not None and quantization.scale is not None
         if tensor.type not in NUMPY_TYPES:
             name = (tensor.name or b"without a name").decode(errors="replace")
-            raise ValueError(
+            raise ExportError(
                 f"Tensor {name!r}: expected an input or output of numbers. "
                 f"Received: type {tensor.type}"
             )
@@ -149,7 +150,7 @@ def read_facts(content):
     customs = [code.customCode for code in model.operatorCodes if code.customCode]
     foreign = [code.decode(errors="replace") for code in customs if code != DECODE]
     if foreign:
-        raise ValueError(
+        raise ExportError(
             f"Expected operators that TFLite Micro has. Received: {', '.join(foreign)}"
         )
     operators = {"DECODE" if name == "CUSTOM" else name for name in read_operators(content)}

@@ -172,7 +172,12 @@ def stored_kernel(kernel, tensors):
     return layout, tensor
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.slow if name == "pointwise" else []) for name in CASES
+    ],
+)
 def exported(request, tmp_path_factory):
     """A model with 90% zeros and its two TFLite files."""
     keras.utils.set_random_seed(1)

@@ -288,6 +288,7 @@ def plain_config():
     return model.optimizer.get_config()
 
 
+@pytest.mark.slow
 def test_a_compiled_model_needs_cnn_l1_only_to_load_compiled(tmp_path):
     model = plain()
     fit(model, [], 0, 1)

@@ -59,6 +59,7 @@ def test_multiply_adds_of_one_dimension(tmp_path):
     assert tflite_file.count_tflite_macs(convert(model, tmp_path)) == expected
 
 
+@pytest.mark.slow
 def test_multiply_adds_of_volumes(tmp_path):
     model = keras.Sequential([keras.Input((5, 6, 7, 2)), layers.Conv3D(3, 2)])
     expected = 4 * 5 * 6 * 8 * 2 * 3
