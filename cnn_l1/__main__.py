@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a config's network, export it and measure the files",
     "sweep": "train along strengths λ and choose one on validation data",
     "shrink": "take channels that can go out of a saved Keras model",
+    "show": "print a finished run's tables and result again",
     "verify": "check a run's folder against its report and its data",
     "encode": "store the zeros of an int8 file in a bit each, for TFLite Micro",
     "benchmark": "time TFLite files side by side on this machine",

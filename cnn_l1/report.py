@@ -84,28 +84,45 @@ def print_files(files, console=None, split="test"):
         files: Mapping from a file's name to its `Measurement`.
         split: The data they were measured on.
     """
-    table = Table(title=f"Exported files, measured on the {split} split", title_justify="left")
-    table.add_column("file", overflow="fold")
+    console = console or _console()
     classes = any(file.accuracy is not None for file in files.values())
     shown = ("accuracy", "± SE", "as Keras") if classes else ("MSE", "± SE", "R²")
     ram = ("RAM",) if any(file.ram_bytes is not None for file in files.values()) else ()
-    for heading in (*shown, "bytes", "deflated", "zeros", "MACs", *ram, "median ms", "p90 ms"):
-        table.add_column(heading, justify="right")
-    for name, file in files.items():
-        zeros = "" if file.zeros is None or not file.weights else f"{file.zeros / file.weights:.2%}"
-        timed = file.latency_median_ms is not None
-        table.add_row(
-            name,
-            *_scores(file),
-            f"{file.bytes:,}",
-            f"{file.deflated_bytes:,}",
-            zeros,
-            "" if file.macs is None else f"{file.macs:,}",
-            *(("" if file.ram_bytes is None else f"{file.ram_bytes:,}",) if ram else ()),
-            f"{file.latency_median_ms:.4f}" if timed else "",
-            f"{file.latency_p90_ms:.4f}" if timed else "",
-        )
-    (console or _console()).print(table)
+    headings = [*shown, "bytes", "deflated", "zeros", "MACs", *ram, "median ms", "p90 ms"]
+    rows = {name: dict(zip(headings, _row(file, ram), strict=True)) for name, file in files.items()}
+    left_out = [heading for heading in LEFT_OUT_FIRST if heading in headings]
+    while True:
+        table = Table(title=f"Exported files, measured on the {split} split", title_justify="left")
+        table.add_column("file", overflow="fold")
+        for heading in headings:
+            table.add_column(heading, justify="right")
+        for name, row in rows.items():
+            table.add_row(name, *(row[heading] for heading in headings))
+        unbounded = console.options.update(max_width=1000)
+        if not left_out or console.measure(table, options=unbounded).maximum <= console.width:
+            break
+        headings.remove(left_out.pop(0))
+    console.print(table)
+
+
+# Columns of the files' table that a narrow terminal goes without, in this order; the report
+# has them all.
+LEFT_OUT_FIRST = ("p90 ms", "deflated", "± SE", "MACs", "as Keras", "zeros", "median ms")
+
+
+def _row(file, ram):
+    zeros = "" if file.zeros is None or not file.weights else f"{file.zeros / file.weights:.2%}"
+    timed = file.latency_median_ms is not None
+    return (
+        *_scores(file),
+        f"{file.bytes:,}",
+        f"{file.deflated_bytes:,}",
+        zeros,
+        "" if file.macs is None else f"{file.macs:,}",
+        *(("" if file.ram_bytes is None else f"{file.ram_bytes:,}",) if ram else ()),
+        f"{file.latency_median_ms:.4f}" if timed else "",
+        f"{file.latency_p90_ms:.4f}" if timed else "",
+    )
 
 
 def _scores(file):

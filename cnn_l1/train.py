@@ -17,6 +17,7 @@ from typing import Any
 
 from cnn_l1 import config as configs
 from cnn_l1 import formats, manifest
+from cnn_l1.conclusion import conclusion
 from cnn_l1.config import ConfigError
 from cnn_l1.dense_baseline import dense_baseline
 from cnn_l1.flags import add_flags, read_flags
@@ -164,6 +165,8 @@ def run(config, output, overwrite=False, watchers=(), forewarn=True):
             f"{summary['error']}. What was trained is kept in {output}"
         ) from error
     print(f"Wrote {output} in {summary['seconds']:.0f} s")
+    for line in conclusion(summary, output):
+        print(line)
     return summary
 
 
