@@ -77,6 +77,14 @@ def print_layers(counts, console=None):
         console.print(f"Not counted as a kernel: weights of {name}, a layer of unknown kind")
 
 
+def layers_table(counts):
+    """A `ModelCount` as text: shape, weights, zeros and sparsity, layer by layer."""
+    console = _console()
+    with console.capture() as capture:
+        print_layers(counts, console)
+    return capture.get().rstrip("\n")
+
+
 def print_files(files, console=None, split="test"):
     """Print a table of measured files.
 

@@ -85,6 +85,12 @@ class ModelCount:
     def nonzero_parameters(self):
         return self.nonzero + self.other_weights - self.other_zeros
 
+    def __str__(self):
+        """A table of the layers, and totals."""
+        from cnn_l1.report import layers_table
+
+        return layers_table(self)
+
 
 def kernels(model: keras.Model, frozen: bool = True) -> list[tuple[str, Any]]:
     """The kernels of a model with the names we count them under.

@@ -35,6 +35,9 @@ def test_exact_counts_and_totals():
     assert conv.nonzero == 44
     assert conv.sparsity == 10 / 54
     assert (counts.weights, counts.zeros, counts.nonzero) == (246, 17, 229)
+    table = str(counts).splitlines()
+    assert table[0].strip() == "Exact zeros"
+    assert any("all kernels" in line and "246" in line and "17" in line for line in table)
     # From the totals, not the mean of the layers' fractions.
     assert counts.sparsity == 17 / 246
     assert (counts.other_weights, counts.other_zeros) == (7, 2)
