@@ -99,10 +99,15 @@ def _convert(model: keras.Model, path: pathlib.Path) -> dict[str, np.ndarray]:
     tf2onnx.convert.from_function(serve, specs, output_path=str(path))
     captures = serve.get_concrete_function().graph.captures
     return {
-        inside.name: outside.numpy()
+        inside.name: _array(outside.numpy())
         for outside, inside in captures
         if outside.dtype != tf.dtypes.resource
     }
+
+
+def _array(value: Any) -> np.ndarray:
+    """A tensor's value; a text alone comes as bytes."""
+    return np.asarray(value, object) if isinstance(value, bytes) else np.asarray(value)
 
 
 def _mend(proto: Any, model: keras.Model, captured: dict[str, np.ndarray]) -> bool:
