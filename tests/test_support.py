@@ -99,11 +99,15 @@ def test_the_page_reads_back_as_its_cells():
 
 @pytest.mark.slow
 def test_the_table_is_what_is_committed():
-    """All columns but the files', float32 files, and one other file of each layer in turn."""
+    """Of the layers with kernels and every third other: all columns but the files', float32
+    files, and one other file in turn. The whole table takes half an hour."""
     if not support.PAGE.is_file():
         pytest.skip("docs/support.md is not made yet: python -m benchmarks.support writes it")
     committed = support.verdicts(support.PAGE.read_text(encoding="utf-8"))
-    tasks = support.sample(layer_cases.CASES)
+    others = [name for name, case in layer_cases.CASES.items() if not case.kernels]
+    left_out = {name for number, name in enumerate(others) if number % 3}
+    tasks = support.sample([name for name in layer_cases.CASES if name not in left_out])
+    assert len({name for name, _ in tasks}) > 50
     cells = support.measure(tasks=tasks, workers=2)
     assert support.faults(cells) == []
     shown = {key: "—" if cell[0] == "none" else cell[0] for key, cell in cells.items()}
