@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         Threshold,
         apply_threshold,
     )
+    from cnn_l1.errors import CnnL1Error
     from cnn_l1.export import export_tflite, plain_copy
     from cnn_l1.fold import fold_batch_norm
     from cnn_l1.fused import fused_batch_norm
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "CnnL1Error": "errors",
     "L1": "penalties",
     "L1L2": "penalties",
     "Concave": "penalties",
@@ -69,6 +71,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "CnnL1Error",
     "L1",
     "L1L2",
     "Concave",

@@ -10,6 +10,7 @@ from keras import ops
 from cnn_l1 import sparsity
 from cnn_l1.callback_states import CallbackStates
 from cnn_l1.coupling import channel_spaces
+from cnn_l1.errors import CnnL1Error
 from cnn_l1.loss_check import check_loss
 from cnn_l1.misuse import unwrapped
 from cnn_l1.optimizers import HoldZeros, Proximal
@@ -20,7 +21,7 @@ class EmptyLayerWarning(UserWarning):
     """A layer has no weight left that is not zero."""
 
 
-class EmptyLayerError(ValueError):
+class EmptyLayerError(CnnL1Error, ValueError):
     """A layer has no weight left that is not zero, and a setting forbids that."""
 
 
@@ -384,7 +385,7 @@ class LogValue(keras.callbacks.Callback):
             logs[self.name] = self.value * logs.get("strength_scale", 1.0)
 
 
-class DivergedError(RuntimeError):
+class DivergedError(CnnL1Error, RuntimeError):
     """The loss is no number any more."""
 
 

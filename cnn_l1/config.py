@@ -16,11 +16,14 @@ import pydantic
 import yaml
 
 from cnn_l1 import recipe
+from cnn_l1.errors import CnnL1Error
 from cnn_l1.settings import Config, Section
 
 
-class ConfigError(ValueError):
+class ConfigError(CnnL1Error, ValueError):
     """A config file, key, value or flag that cannot be used."""
+
+    exit_code = 2
 
 
 class _Loader(yaml.SafeLoader):

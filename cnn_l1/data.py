@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from cnn_l1.config import ConfigError
+from cnn_l1.errors import CnnL1Error
 from cnn_l1.models import InputStatistics
 from cnn_l1.silence import silenced
 
@@ -30,7 +31,7 @@ NETWORK_PROBE = ("storage.googleapis.com", 443)
 NETWORK_TIMEOUT_S = 5.0
 
 
-class DataError(RuntimeError):
+class DataError(CnnL1Error, RuntimeError):
     """A data set that cannot be fetched or read."""
 
 

@@ -64,6 +64,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from cnn_l1 import micro
 from cnn_l1.config import ConfigError
+from cnn_l1.errors import CnnL1Error
 from cnn_l1.sample_inputs import id_bounds
 from cnn_l1.silence import silenced
 from cnn_l1.tflite_file import ALIGNMENT, IDENTIFIER, NUMPY_TYPES, pack
@@ -91,7 +92,7 @@ WEIGHT_INPUTS = {
 }
 
 
-class EncodeError(ValueError):
+class EncodeError(CnnL1Error, ValueError):
     """A file that cannot be encoded, or is not what it should be."""
 
 

@@ -6,11 +6,13 @@ import re
 import shutil
 from collections.abc import Iterator
 
+from cnn_l1.errors import CnnL1Error
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OUTPUT = "--output"
 
 
-class UnfinishedRunError(RuntimeError):
+class UnfinishedRunError(CnnL1Error, RuntimeError):
     """A run that failed after training; what it had by then is kept in its folder."""
 
 
@@ -33,17 +35,8 @@ def during(stage: str) -> Iterator[None]:
 
 def known_failure(error: BaseException) -> str | None:
     """One line for a failure that a user can act on; `None` for a bug of ours."""
-    from cnn_l1.callbacks import DivergedError, EmptyLayerError
-    from cnn_l1.data import DataError
-    from cnn_l1.goals import TargetError
-    from cnn_l1.shrink import ShrinkError
-    from cnn_l1.tflite_file import ExportError
-
-    if isinstance(error, TargetError):
-        return f"target: {error}"
-    ours = DivergedError, EmptyLayerError, ExportError, ShrinkError, DataError, UnfinishedRunError
-    if isinstance(error, ours):
-        return str(error)
+    if isinstance(error, CnnL1Error):
+        return f"{error.setting}: {error}" if error.setting else str(error)
     stage = getattr(error, "stage", "the run")
     if is_disk_full(error):
         return f"{stage}: expected room on the disk. Received: no space left on the disk"

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from keras import ops
 
+from cnn_l1.errors import CnnL1Error
 from cnn_l1.penalties import Penalty
 
 # Gains in nats of strength for a deviation of one nat of odds. The first is over the
@@ -22,8 +23,10 @@ PATH_ENDS = 0.85  # of the way: weights take time to follow
 MARGIN = 0.02
 
 
-class TargetError(ValueError):
+class TargetError(CnnL1Error, ValueError):
     """A target that the model, under its penalties, cannot reach."""
+
+    setting = "target"
 
 
 class Goal:

@@ -8,6 +8,7 @@ import keras
 from keras.src.models.functional import Functional
 from keras.src.ops.core import Cast
 
+from cnn_l1.errors import CnnL1Error
 from cnn_l1.layer_copies import copy_operation, settle
 
 __all__ = [
@@ -16,7 +17,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class GraphError(ValueError):
+class GraphError(CnnL1Error, ValueError):
     """A model whose layers cannot be read as a graph."""
 
 

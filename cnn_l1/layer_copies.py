@@ -7,8 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from cnn_l1.errors import CnnL1Error
 
-class CopyError(ValueError):
+
+class CopyError(CnnL1Error, ValueError):
     """A layer that cannot be made anew, or whose copy has other weights."""
 
 

@@ -14,10 +14,12 @@ import numpy as np
 from keras import layers
 from keras.src.applications import convnext, inception_resnet_v2
 
+from cnn_l1.errors import CnnL1Error
+
 Shape = tuple[int | None, ...]
 
 
-class UnknownLayerError(ValueError):
+class UnknownLayerError(CnnL1Error, ValueError):
     """A layer whose multiply-adds are not known.
 
     Attributes:
@@ -32,7 +34,7 @@ class UnknownLayerError(ValueError):
         )
 
 
-class OpenSizeError(ValueError):
+class OpenSizeError(CnnL1Error, ValueError):
     """A size that must be fixed to count multiply-adds is open."""
 
 

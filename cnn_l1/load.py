@@ -10,12 +10,13 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any
 
+from cnn_l1.errors import CnnL1Error
 from cnn_l1.old_configs import Mend, OldConfigError, mend_model, mend_training
 
 HDF5, ZIP, TFLITE = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04", b"TFL3"
 
 
-class LoadError(ValueError):
+class LoadError(CnnL1Error, ValueError):
     """A file that holds no Keras model that can be loaded."""
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from cnn_l1.errors import CnnL1Error
 from cnn_l1.graph import Call, Value, read_graph
 from cnn_l1.layer_kinds import (
     PRODUCTS,
@@ -15,7 +16,7 @@ from cnn_l1.layer_kinds import (
 )
 
 
-class MacsError(ValueError):
+class MacsError(CnnL1Error, ValueError):
     """Multiply-adds that cannot be counted: an unknown layer, or an open size."""
 
 

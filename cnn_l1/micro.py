@@ -17,11 +17,13 @@ import tempfile
 
 import numpy as np
 
+from cnn_l1.errors import CnnL1Error
+
 ARENA_BYTES = 64 * 2**20
 REPORT = re.compile(rb"Arena allocation (total|tail) (\d+) bytes")
 
 
-class MicroError(RuntimeError):
+class MicroError(CnnL1Error, RuntimeError):
     """A file that TFLite Micro does not run."""
 
 

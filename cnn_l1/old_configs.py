@@ -4,6 +4,8 @@ import copy
 import dataclasses
 from typing import Any
 
+from cnn_l1.errors import CnnL1Error
+
 ANY: Any = object()
 
 # Settings that Keras 3 has no more, by class: they go if their value is one of these, with
@@ -49,7 +51,7 @@ MODELS = ("Functional", "Sequential", "Model")
 OPTIMIZER_SETTINGS = {"is_legacy_optimizer": (ANY,), "jit_compile": (ANY,), "decay": (0, 0.0, None)}
 
 
-class OldConfigError(ValueError):
+class OldConfigError(CnnL1Error, ValueError):
     """A setting of an old config that Keras 3 cannot do."""
 
 

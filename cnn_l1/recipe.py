@@ -16,6 +16,7 @@ go, and the sparsity is the fraction of multiply-adds that go with them.
 from collections.abc import Mapping
 from typing import Any
 
+from cnn_l1.errors import CnnL1Error
 from cnn_l1.settings import PenaltyConfig, TrainingConfig
 
 LEARNING_RATE = 5e-3
@@ -25,7 +26,7 @@ STEERABLE = ("l1", "l1l2", "group_l1")
 TARGETS = ("sparsity", "layers", "macs")
 
 
-class RecipeError(ValueError):
+class RecipeError(CnnL1Error, ValueError):
     """A sparsity, or settings, for which there is no recipe."""
 
 

@@ -4,8 +4,10 @@ import dataclasses
 import math
 import statistics
 
+from cnn_l1.errors import CnnL1Error
 
-class BudgetError(ValueError):
+
+class BudgetError(CnnL1Error, ValueError):
     """No model fits the device's budget."""
 
 

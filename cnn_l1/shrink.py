@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from cnn_l1.config import ConfigError
+from cnn_l1.errors import CnnL1Error
 from cnn_l1.silence import import_tensorflow
 
 TOLERANCE = 1e-4  # of the largest output
 
 
-class ShrinkError(ValueError):
+class ShrinkError(CnnL1Error, ValueError):
     """A model that cannot be shrunk, or a plan that is not its own."""
 
 

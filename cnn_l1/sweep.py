@@ -30,6 +30,7 @@ from cnn_l1.engines import (
     run_locally,
     set_threads,
 )
+from cnn_l1.errors import CnnL1Error
 from cnn_l1.flags import add_flags, read_flags
 from cnn_l1.interrupt import stoppable
 from cnn_l1.runs import is_finished
@@ -104,7 +105,7 @@ def main(arguments=None):
     return 0
 
 
-class NoChoiceError(RuntimeError):
+class NoChoiceError(CnnL1Error, RuntimeError):
     """Not one strength can be chosen."""
 
 

@@ -11,11 +11,13 @@ from typing import Any
 import flatbuffers
 import numpy as np
 
+from cnn_l1.errors import CnnL1Error
+
 IDENTIFIER = b"TFL3"
 ALIGNMENT = 16  # of buffers, by the schema
 
 
-class ExportError(RuntimeError):
+class ExportError(CnnL1Error, RuntimeError):
     """A conversion went wrong: the file would not be what it should."""
 
 
