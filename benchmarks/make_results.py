@@ -42,7 +42,7 @@ AIMS = {
 HEAD = """# Results
 
 Made by `python -m benchmarks.make_results` from the files that runs left in
-[benchmarks/results](../benchmarks/results), one a run; `python -m benchmarks.campaign` and
+`benchmarks/results`, one a run; `python -m benchmarks.campaign` and
 `python -m benchmarks.peers.run` make what is missing. Every figure is of an exported file in
 LiteRT, on the whole official test split. Strengths, schedules and epochs were chosen on
 validation data. *Left* counts all kernel and bias values that are not zero. Spread is the
@@ -171,7 +171,7 @@ def peers(results):
             f"## {task}: other tools at the same {'sparsity' if kind == 'sparsity' else 'cost'}",
             "",
             "Float32 files; the same network, data, batch size and 16 epochs for all: see",
-            "[benchmarks/peers](../benchmarks/peers/README.md). One seed unless it says more.",
+            "`benchmarks/peers`. One seed unless it says more.",
             "",
             f"| {column} | " + " | ".join(METHODS[m] for m in methods) + " |",
             "|---|" + "---|" * len(methods),
