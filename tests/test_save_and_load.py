@@ -305,3 +305,48 @@ def test_a_compiled_model_needs_cnn_l1_only_to_load_compiled(tmp_path):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.split() == [str(model.count_params()), "refused"]
+
+
+def around_a_loss_scale():
+    model = network()
+    cnn_l1.attach(model, cnn_l1.L1(3e-2))
+    inner = cnn_l1.Proximal(keras.optimizers.Adam(1e-2))
+    model.compile(keras.optimizers.LossScaleOptimizer(inner, initial_scale=8.0), "mse")
+    return model
+
+
+def shared_layer():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 2))
+    shared = layers.Conv2D(2, 3, padding="same", name="shared")
+    x = layers.Flatten()(shared(shared(inputs)))
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    cnn_l1.attach(model, cnn_l1.ReweightedL1(5e-2, 0.05))
+    return compiled(model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("build", "suffix"),
+    [
+        (around_a_loss_scale, ".keras"),
+        (shared_layer, ".keras"),
+        (shared_layer, ".h5"),
+        (reweighted, ".h5"),
+        (grouped, ".h5"),
+    ],
+)
+def test_wrapped_and_shared_and_in_h5(build, suffix, tmp_path):
+    # Keras does not read the text "mse" back from an .h5 file.
+    def begin():
+        model = build()
+        model.compile(model.optimizer, keras.losses.MeanSquaredError())
+        return model
+
+    whole, before = begin(), begin()
+    fit(whole, [], 0, EPOCHS)
+    fit(before, [], 0, CUT)
+    before.save(tmp_path / f"model{suffix}")
+    after = keras.models.load_model(tmp_path / f"model{suffix}")
+    fit(after, [], CUT, EPOCHS)
+    assert_equal(whole, after)
