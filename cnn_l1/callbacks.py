@@ -64,13 +64,13 @@ class SparsityMonitor(keras.callbacks.Callback):
         counts: The last epoch's `ModelCount`; `None` before.
     """
 
-    def __init__(self, per_layer=True, empty_layers="warn"):
+    def __init__(self, per_layer: bool = True, empty_layers: str = "warn") -> None:
         super().__init__()
         check_empty_layers(empty_layers)
         self.per_layer = per_layer
         self.empty_layers = empty_layers
-        self.counts = None
-        self._reported = set()
+        self.counts: sparsity.ModelCount | None = None
+        self._reported: set[str] = set()
 
     def on_train_begin(self, logs=None):
         check_loss(self.model)
@@ -142,13 +142,13 @@ class Threshold(keras.callbacks.Callback):
 
     def __init__(
         self,
-        threshold=None,
-        relative_threshold=None,
-        start_epochs=0,
-        every_epochs=0,
-        empty_layers="warn",
-        of="weights",
-    ):
+        threshold: float | None = None,
+        relative_threshold: float | None = None,
+        start_epochs: int = 0,
+        every_epochs: int = 0,
+        empty_layers: str = "warn",
+        of: str = "weights",
+    ) -> None:
         super().__init__()
         if (threshold is None) == (relative_threshold is None):
             raise ValueError(
@@ -199,8 +199,12 @@ THRESHOLDED = ("weights", "channels", "scales")
 
 
 def apply_threshold(
-    model, threshold=None, relative_threshold=None, empty_layers="warn", of="weights"
-):
+    model: keras.Model,
+    threshold: float | None = None,
+    relative_threshold: float | None = None,
+    empty_layers: str = "warn",
+    of: str = "weights",
+) -> int:
     """Zero a model's small weights, channels or batch-norm scales, once: see `Threshold`.
 
     Returns:
@@ -319,7 +323,7 @@ class StrengthRamp(keras.callbacks.Callback):
         ramp_epochs: Whole epochs below full strength, 0 or more.
     """
 
-    def __init__(self, ramp_epochs):
+    def __init__(self, ramp_epochs: int) -> None:
         super().__init__()
         if not ramp_epochs >= 0:
             raise ValueError(

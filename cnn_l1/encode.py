@@ -175,7 +175,9 @@ class EncodeReport:
         return "\n".join(lines)
 
 
-def encode_zeros(content, decoded_limit=None, run=True):
+def encode_zeros(
+    content: bytes, decoded_limit: int | None = None, run: bool = True
+) -> tuple[bytes, EncodeReport]:
     """Store the zeros of a `.tflite` file in a bit each, where that makes it smaller.
 
     Which tensors are encoded is chosen by the size of the whole file, alignment, tensors,
@@ -192,7 +194,7 @@ def encode_zeros(content, decoded_limit=None, run=True):
 
     Returns:
         `(encoded, report)`: the bytes of the file and an `EncodeReport`. The very bytes
-        that were given, if nothing pays.
+            that were given, if nothing pays.
 
     Raises:
         EncodeError: If the file is cut short, altered, encoded already, or not one that
@@ -230,7 +232,7 @@ def encode_zeros(content, decoded_limit=None, run=True):
     return result, _run(content, result, root, report) if run else report
 
 
-def decode_zeros(content):
+def decode_zeros(content: bytes) -> bytes:
     """The plain file of an encoded one, with the same tensors and operators.
 
     Args:
@@ -239,7 +241,7 @@ def decode_zeros(content):
 
     Returns:
         The bytes of a file without DECODE operators; the very bytes that were given, if
-        there are none in it.
+            there are none in it.
 
     Raises:
         EncodeError: If the file is cut short or altered, or an encoded tensor is not what

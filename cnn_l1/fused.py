@@ -5,6 +5,7 @@ they take most of a small residual network's step; benchmarks/train_speed.py mea
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import keras
 
@@ -12,7 +13,7 @@ FUSED_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @contextlib.contextmanager
-def fused_batch_norm(model):
+def fused_batch_norm(model: keras.Model) -> Iterator[list[str]]:
     """Within it, `model` trains its batch normalization with one kernel a layer.
 
     `y = γ (x − mean(x)) / √(var(x) + ε) + β`, moving statistics and gradients are what

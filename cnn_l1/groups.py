@@ -7,6 +7,7 @@ them, and `Proximal` shrinks them together.
 """
 
 import math
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -251,14 +252,14 @@ CHANNEL_COSTS = ("weights", "macs")
 
 
 def attach_groups(
-    model,
-    l1_strength,
-    l1_ratio=0.0,
-    strengths=None,
-    shape="l1",
-    scale=None,
-    channel_cost="weights",
-):
+    model: keras.Model,
+    l1_strength: float,
+    l1_ratio: float = 0.0,
+    strengths: Callable[[str], float] | None = None,
+    shape: str = "l1",
+    scale: float | None = None,
+    channel_cost: str = "weights",
+) -> list[str]:
     """Put a group penalty on the channels that can be removed from a model.
 
     Each channel that `coupling.channel_spaces` finds is a group: see
@@ -353,7 +354,7 @@ def _listed(names):
     return f": {', '.join(names)}" if names else ""
 
 
-def attach_slimming(model, l1_strength):
+def attach_slimming(model: keras.Model, l1_strength: float) -> list[str]:
     """Put an L1 penalty on every batch-norm scale, and so on channels.
 
     `l1_strength · Σ|γ|`, the penalty of Network Slimming (Liu et al., Learning

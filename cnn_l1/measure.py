@@ -5,7 +5,8 @@ import lzma
 import pathlib
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -113,7 +114,12 @@ class Measurement:
     float_operators: tuple[str, ...] = ()
 
 
-def measure_tflite(path, batches, reference, decide=None):
+def measure_tflite(
+    path: str | pathlib.Path,
+    batches: Iterable[tuple[Any, Any]],
+    reference: Any,
+    decide: Any = None,
+) -> Measurement:
     """Measure one TFLite file on a whole split; latency is `time_files`' matter.
 
     Each output is compared with its own reference and targets: by its name where they are

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import math
 import weakref
+from typing import Any
 
 import keras
 import numpy as np
@@ -57,7 +58,13 @@ class HoldZeros(keras.optimizers.Optimizer):
         ValueError: If `inner_optimizer` or `include` is not one of the above.
     """
 
-    def __init__(self, inner_optimizer, hold_zeros=True, include="kernels", name=None):
+    def __init__(
+        self,
+        inner_optimizer: keras.optimizers.Optimizer,
+        hold_zeros: bool = True,
+        include: str = "kernels",
+        name: str | None = None,
+    ) -> None:
         if isinstance(inner_optimizer, dict):
             inner_optimizer = keras.optimizers.deserialize(inner_optimizer)
         check_inner(type(self).__name__, inner_optimizer)
@@ -71,14 +78,14 @@ class HoldZeros(keras.optimizers.Optimizer):
         # and here rather than in `build`, which may run inside a trace.
         self.hold_zeros = self._control("hold_zeros", float(bool(hold_zeros)))
         self.states = CallbackStates()
-        self._held_keys = set()
-        self._fused = {}
+        self._held_keys: set[Any] = set()
+        self._fused: dict[Any, Any] = {}
         self._can_fuse = False
-        self._bound = None  # the regularizers that the step is made of
+        self._bound: tuple | None = None  # the regularizers that the step is made of
         self._use_is_checked = False
         self._models: weakref.WeakSet = weakref.WeakSet()
-        self._saved_penalties = None
-        self._waiting = None
+        self._saved_penalties: functools.partial | None = None
+        self._waiting: tuple | None = None
         # `variables` has the inner optimizer's, so they are loaded with the wrapper's.
         inner_optimizer.load_own_variables = lambda store: None
         self._hook()
@@ -196,7 +203,7 @@ class HoldZeros(keras.optimizers.Optimizer):
             if self.include == "all" or is_kernel(v) or isinstance(v.regularizer, Penalty)
         }
 
-    def penalties_changed(self, model):
+    def penalties_changed(self, model: keras.Model) -> None:
         """Read the penalties again, and have the models' steps compiled again.
 
         Args:
@@ -398,14 +405,14 @@ class Proximal(HoldZeros):
 
     def __init__(
         self,
-        inner_optimizer,
-        threshold="auto",
-        hold_zeros=False,
-        include="kernels",
-        penalty_in_loss=True,
-        variable_scales=False,
-        name=None,
-    ):
+        inner_optimizer: keras.optimizers.Optimizer,
+        threshold: str = "auto",
+        hold_zeros: bool = False,
+        include: str = "kernels",
+        penalty_in_loss: bool = True,
+        variable_scales: bool = False,
+        name: str | None = None,
+    ) -> None:
         super().__init__(inner_optimizer, hold_zeros=hold_zeros, include=include, name=name)
         if threshold not in ("auto", "scaled", "decoupled"):
             raise ValueError(
@@ -430,10 +437,10 @@ class Proximal(HoldZeros):
         self.threshold = threshold
         self.penalty_in_loss = bool(penalty_in_loss)
         self.strength_scale = self._control("strength_scale", 1.0)
-        self.variable_scales = None
+        self.variable_scales: keras.Variable | None = None
         self._has_variable_scales = bool(variable_scales)
-        self._penalties = {}
-        self._factors = {}
+        self._penalties: dict[Any, Any] = {}
+        self._factors: dict[Any, Any] = {}
         self._groups: tuple = ()
 
     def _hook(self):
@@ -618,7 +625,7 @@ class Proximal(HoldZeros):
             scale = scale * ops.cast(factors, variable.dtype)
         return step * scale
 
-    def reweight(self):
+    def reweight(self) -> int:
         """Refresh the factors of every weight under `ReweightedL1`: see `Reweight`.
 
         Returns:
@@ -637,7 +644,7 @@ class Proximal(HoldZeros):
         index = self._get_variable_index(variable)
         return float(ops.convert_to_numpy(self.variable_scales)[index])
 
-    def set_variable_scale(self, variable, scale):
+    def set_variable_scale(self, variable: keras.Variable, scale: float) -> None:
         """Multiply one variable's penalty by `scale`, next to `strength_scale`.
 
         Args:

@@ -24,7 +24,7 @@ from cnn_l1.shapes import make_shape
 PACKAGE = "cnn_l1"
 
 
-def soft_threshold(x, threshold):
+def soft_threshold(x: Any, threshold: Any) -> Any:
     """Shrink `x` towards zero by `threshold`, and to exactly zero within it.
 
     `S(x, t) = sign(x) · max(|x| − t, 0)`, the proximal operator of `t·|x|`
@@ -36,7 +36,7 @@ def soft_threshold(x, threshold):
 
     Returns:
         Tensor of `x`'s shape and dtype. Values with `|x| <= threshold` are
-        exactly `0.0`.
+            exactly `0.0`.
     """
     x = ops.convert_to_tensor(x)
     threshold = ops.convert_to_tensor(threshold, dtype=x.dtype)
@@ -153,7 +153,7 @@ class L1(Penalty):
         ValueError: If `l1_strength` is negative or not finite.
     """
 
-    def __init__(self, l1_strength=1e-4):
+    def __init__(self, l1_strength: float = 1e-4) -> None:
         self.l1_strength = check_strength("l1_strength", l1_strength)
 
     def value(self, x):
@@ -185,7 +185,7 @@ class L1L2(Penalty):
         ValueError: If a strength is negative or not finite.
     """
 
-    def __init__(self, l1_strength=1e-4, l2_strength=1e-4):
+    def __init__(self, l1_strength: float = 1e-4, l2_strength: float = 1e-4) -> None:
         self.l1_strength = check_strength("l1_strength", l1_strength)
         self.l2_strength = check_strength("l2_strength", l2_strength)
 
@@ -235,7 +235,9 @@ class Concave(Penalty):
         ValueError: If an argument is not one of the above.
     """
 
-    def __init__(self, l1_strength=1e-4, shape="log", scale=None):
+    def __init__(
+        self, l1_strength: float = 1e-4, shape: str = "log", scale: float | None = None
+    ) -> None:
         self.l1_strength = check_strength("l1_strength", l1_strength)
         self.shape = shape
         self._shape = make_shape(shape, scale)
@@ -282,7 +284,7 @@ class ReweightedL1(Concave):
         ValueError: If an argument is not one of the above.
     """
 
-    def __init__(self, l1_strength=1e-4, epsilon=0.1):
+    def __init__(self, l1_strength: float = 1e-4, epsilon: float = 0.1) -> None:
         super().__init__(l1_strength, "log", epsilon)
         self.epsilon = self.scale
 
@@ -350,7 +352,14 @@ class GroupL1(Penalty):
             no such axis.
     """
 
-    def __init__(self, l1_strength=1e-4, l1_ratio=0.0, axis=-1, shape="l1", scale=None):
+    def __init__(
+        self,
+        l1_strength: float = 1e-4,
+        l1_ratio: float = 0.0,
+        axis: int | list[int] | tuple[int, ...] = -1,
+        shape: str = "l1",
+        scale: float | None = None,
+    ) -> None:
         self.l1_strength = check_strength("l1_strength", l1_strength)
         self.l1_ratio = check_ratio(l1_ratio)
         self.shape = shape

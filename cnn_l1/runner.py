@@ -97,7 +97,7 @@ class TFLiteRunner:
             for detail in self.inputs
         ]
 
-    def __call__(self, *inputs) -> Any:
+    def __call__(self, *inputs: Any) -> Any:
         """The outputs for one example.
 
         Args:
@@ -135,7 +135,7 @@ class TFLiteRunner:
         given = self._in_order(inputs)
         return [self._batched(one, number) for number, one in enumerate(given)]
 
-    def examples(self, inputs) -> list[tuple]:
+    def examples(self, inputs: Any) -> list[tuple]:
         """The arguments of a call for each example of a batch.
 
         Args:
@@ -155,7 +155,7 @@ class TFLiteRunner:
             return [()]
         return [tuple(column[i] for column in columns) for i in range(common_length(columns))]
 
-    def quantize(self, example, number: int = 0) -> np.ndarray:
+    def quantize(self, example: Any, number: int = 0) -> np.ndarray:
         """An example of an input as the file takes it, with the batch axis.
 
         Args:
@@ -167,7 +167,7 @@ class TFLiteRunner:
         assert detail is not None
         return self._as_input(np.asarray(example)[None], detail)
 
-    def dequantize(self, output, number: int = 0) -> np.ndarray:
+    def dequantize(self, output: np.ndarray, number: int = 0) -> np.ndarray:
         """Stored values of an output as real numbers.
 
         Args:

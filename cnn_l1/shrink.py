@@ -102,7 +102,7 @@ class ShrinkPlan:
         return shrink_table(self)
 
 
-def plan_shrink(model, round_to=1, allow_empty=False):
+def plan_shrink(model: Any, round_to: int = 1, allow_empty: bool = False) -> ShrinkPlan:
     """Find the channels that can go without a change to the output.
 
     A channel can go if every layer that reads it either has only zeros for it, or
@@ -148,7 +148,7 @@ def plan_shrink(model, round_to=1, allow_empty=False):
     )
 
 
-def apply_shrink(model, plan):
+def apply_shrink(model: Any, plan: ShrinkPlan) -> Any:
     """Build the smaller model that a plan describes.
 
     Args:
@@ -157,7 +157,7 @@ def apply_shrink(model, plan):
 
     Returns:
         A new Functional `keras.Model`, uncompiled, nested models opened. For every
-        input it gives what `model` gives, up to the rounding of sums in float32.
+            input it gives what `model` gives, up to the rounding of sums in float32.
 
     Raises:
         ShrinkError: If the plan was made for another model or other weights, or a

@@ -10,6 +10,7 @@ penalty away.
 import fnmatch
 import math
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -103,15 +104,15 @@ class TargetSparsity(keras.callbacks.Callback):
 
     def __init__(
         self,
-        sparsity=None,
-        layers=None,
-        macs=None,
-        by_epochs=None,
-        threshold=1e-3,
-        tolerance=0.03,
-        checks_per_epoch=20,
-        empty_layers="warn",
-    ):
+        sparsity: float | None = None,
+        layers: dict[str, float] | None = None,
+        macs: int | None = None,
+        by_epochs: int | None = None,
+        threshold: float = 1e-3,
+        tolerance: float = 0.03,
+        checks_per_epoch: int = 20,
+        empty_layers: str = "warn",
+    ) -> None:
         super().__init__()
         given = {"sparsity": sparsity, "layers": layers, "macs": macs}
         if sum(value is not None for value in given.values()) != 1:
@@ -138,22 +139,22 @@ class TargetSparsity(keras.callbacks.Callback):
             raise ValueError(f"`threshold` must be 0 or more. Received: threshold={threshold!r}")
         check_empty_layers(empty_layers)
         self.sparsity = sparsity
-        self.layers = layers
+        self.layers: Any = layers
         self.macs = macs
-        self.by_epochs = by_epochs
+        self.by_epochs: Any = by_epochs
         self.threshold = threshold
         self.tolerance = tolerance
         self.checks_per_epoch = checks_per_epoch
         self.empty_layers = empty_layers
         self.frozen = False
-        self.found_scale = None
+        self.found_scale: float | dict[str, float] | None = None
 
     def on_train_begin(self, logs=None):
         self.frozen, self.found_scale = False, None
         optimizer = built_optimizer(self.model, Proximal, type(self).__name__)
         self._goals = self._make_goals(optimizer)
         self._remembered = []
-        self._steps = (self.params or {}).get("steps")
+        self._steps: Any = (self.params or {}).get("steps")
         self._first_epoch = None
         self._seen, self._epoch_is_over = 0, False  # batches of this epoch
 
