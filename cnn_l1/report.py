@@ -94,7 +94,7 @@ def print_files(files, console=None, split="test"):
     """
     console = console or _console()
     classes = any(file.accuracy is not None for file in files.values())
-    shown = ("accuracy", "± SE", "as Keras") if classes else ("MSE", "± SE", "R²")
+    shown = ("accuracy", "± SE", "same as Keras") if classes else ("MSE", "± SE", "R²")
     ram = ("RAM",) if any(file.ram_bytes is not None for file in files.values()) else ()
     headings = [*shown, "bytes", "deflated", "zeros", "MACs", *ram, "median ms", "p90 ms"]
     rows = {name: dict(zip(headings, _row(file, ram), strict=True)) for name, file in files.items()}
@@ -115,7 +115,7 @@ def print_files(files, console=None, split="test"):
 
 # Columns of the files' table that a narrow terminal goes without, in this order; the report
 # has them all.
-LEFT_OUT_FIRST = ("p90 ms", "deflated", "± SE", "MACs", "as Keras", "zeros", "median ms")
+LEFT_OUT_FIRST = ("p90 ms", "deflated", "± SE", "MACs", "same as Keras", "zeros", "median ms")
 
 
 def _row(file, ram):
@@ -267,7 +267,9 @@ def shrink_table(plan):
     table.add_column("layer")
     for heading in ("channels", "multiply-adds", "parameters"):
         table.add_column(heading, justify="right")
-    table.add_column("held back")
+    held_back = any(layer.held_back for layer in plan.layers)
+    if held_back:
+        table.add_column("why kept")
     unknown = {name.rpartition(" (")[0] for name in plan.macs_unknown}
     for layer in plan.layers:
         macs = _change(layer.macs_before, layer.macs_after) if layer.macs_before else ""
@@ -276,16 +278,16 @@ def shrink_table(plan):
             _change(layer.channels_before, layer.channels_after),
             "unknown" if layer.name in unknown else macs,
             _change(layer.parameters_before, layer.parameters_after),
-            layer.held_back,
+            *([layer.held_back] if held_back else []),
         )
     table.add_section()
     total = _change(plan.macs_before, plan.macs_after) if plan.macs_before else ""
     if unknown:
         total = f"{total} + unknown" if total else "unknown"
     parameters = _change(plan.parameters_before, plan.parameters_after)
-    table.add_row("all", "", total, parameters, "")
+    table.add_row("all", "", total, parameters)
     size = _change(4 * plan.parameters_before, 4 * plan.parameters_after)
-    table.add_row("float32 bytes", "", "", size, "")
+    table.add_row("float32 bytes", "", "", size)
     console = _console()
     with console.capture() as capture:
         console.print(table)
