@@ -225,6 +225,15 @@ def _apply_override(data, override):
             node = node[index]
 
 
+# What to do about a value that is missing, or a section that is set to nothing.
+HINTS = {"target.by_epochs": " Also set it, e.g. to three quarters of training.epochs."}
+SWITCHED_OFF = {
+    "fine_tuning": "fine_tuning.epochs to 0",
+    "shrink": "shrink.enabled to false",
+    "penalty": "penalty.name to none",
+}
+
+
 def _explain(source, detail):
     # Tags of discriminated unions stand in `loc` without being keys.
     full = detail["loc"]
@@ -241,7 +250,8 @@ def _explain(source, detail):
             f"Received: {location[-1]}={received}.{hint}"
         )
     if kind == "missing":
-        return f"{source}: {key}: expected a value. Received: nothing"
+        hint = HINTS.get(key, "")
+        return f"{source}: {key}: expected a value. Received: nothing.{hint}".rstrip(".")
     if kind == "value_error":
         return f"{source}: {key}: {context['error']}. Received: {received}"
     if kind == "union_tag_not_found":
@@ -256,6 +266,13 @@ def _explain(source, detail):
         close = difflib.get_close_matches(str(given), choices, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         return f"{source}: {key}: expected {expected}. Received: {_short(given)}.{hint}"
+    if kind in ("list_type", "tuple_type"):
+        return (
+            f"{source}: {key}: expected a list, e.g. [{received}]. "
+            f"Received: {received} ({_kind(detail['input'])})"
+        )
+    if detail["input"] is None and key in SWITCHED_OFF:
+        return f"{source}: {key}: to switch it off, set {SWITCHED_OFF[key]}. Received: nothing"
     message = detail["msg"].removeprefix("Input should be ")
     return f"{source}: {key}: expected {message}. Received: {received} ({_kind(detail['input'])})"
 

@@ -998,7 +998,9 @@ def main(arguments=None):
 def _check_flags(flags):
     source, target = pathlib.Path(flags.model), pathlib.Path(flags.output)
     if not source.is_file():
-        raise ConfigError(f"MODEL.tflite: expected a file. Received: {source}, which is none")
+        raise ConfigError(
+            f"MODEL.tflite: expected a file. Received: {source}, and there is no such file"
+        )
     if flags.decoded_limit is not None and flags.decoded_limit < 1:
         raise ConfigError(f"--decoded-limit: expected 1 or more. Received: {flags.decoded_limit}")
     if not target.parent.is_dir():

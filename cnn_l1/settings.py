@@ -478,7 +478,7 @@ class FineTuningConfig(Section):
 
 
 class ShrinkConfig(Section):
-    """Taking out channels that carry nothing; `shrunk/` holds the files."""
+    """Removal of filters and units that change no output; `shrunk/` holds the files."""
 
     enabled: bool = True
     """Whether to, where there are any."""
@@ -680,7 +680,9 @@ class Config(Section):
         if self.training.method != "proximal":
             raise ValueError(f"target needs training.method proximal, not {self.training.method!r}")
         if self.thresholding is not None or self.training.ramp_epochs:
-            raise ValueError("target needs thresholding left out and training.ramp_epochs 0")
+            raise ValueError(
+                "remove `thresholding` and set training.ramp_epochs to 0: a target does both"
+            )
         if self.target.by_epochs > self.training.epochs:
             raise ValueError(
                 f"target.by_epochs must be at most training.epochs ({self.training.epochs}), "

@@ -439,7 +439,7 @@ def main(arguments=None):
     """Run the command line; returns the exit code: 0 done, 1 failed, 2 bad flag or file."""
     parser = argparse.ArgumentParser(
         prog="python -m cnn_l1.shrink",
-        description="Take the channels out of a saved Keras model that carry nothing.",
+        description="Remove all-zero filters and units from a saved Keras model.",
     )
     parser.add_argument("model", metavar="MODEL.keras", help="a saved Keras model with zeros")
     parser.add_argument("--output", metavar="SMALL.keras", help="where to write the smaller one")
@@ -473,7 +473,9 @@ def main(arguments=None):
 def _check_flags(flags):
     source = pathlib.Path(flags.model)
     if not source.is_file():
-        raise ConfigError(f"MODEL.keras: expected a file. Received: {source}, which is none")
+        raise ConfigError(
+            f"MODEL.keras: expected a file. Received: {source}, and there is no such file"
+        )
     if flags.round_to < 1:
         raise ConfigError(f"--round-to: expected 1 or more. Received: {flags.round_to}")
     if flags.dry_run:

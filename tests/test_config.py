@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import typing
@@ -608,3 +609,18 @@ def test_import_without_tensorflow(module):
         check=True,
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("export.formats=int8", "export.formats: expected a list, e.g. ['int8']. Received: 'int8'"),
+        ("fine_tuning=null", "fine_tuning: to switch it off, set fine_tuning.epochs to 0."),
+        ("penalty=null", "penalty: to switch it off, set penalty.name to none."),
+        ("target={sparsity: 0.9}", "Also set it, e.g. to three quarters of training.epochs"),
+        ("target={sparsity: 0.9, by_epochs: 2}", "remove `thresholding` and set training.ramp_"),
+    ],
+)
+def test_errors_say_what_to_do(override, told):
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        configs.load(REPOSITORY / "configs" / "cnn.yaml", [override])
