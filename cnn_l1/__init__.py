@@ -5,7 +5,10 @@ TensorFlow and a bad flag is answered at once.
 """
 
 import importlib
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
+
+import wrapt
 
 if TYPE_CHECKING:
     from cnn_l1.callbacks import (
@@ -110,8 +113,27 @@ __all__ = [
 def __getattr__(name):
     if name not in _MODULES:
         raise AttributeError(f"module 'cnn_l1' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"cnn_l1.{_MODULES[name]}"), name)
+    found = getattr(importlib.import_module(f"cnn_l1.{_MODULES[name]}"), name)
+    _make_known_to_keras()
+    return found
 
 
 def __dir__():
     return sorted(__all__)
+
+
+def _make_known_to_keras(_module: Any = None) -> None:
+    """Import the classes that saved models may need, once Keras is there.
+
+    So that `import cnn_l1` alone is enough for `keras.models.load_model`.
+    """
+    own = [module for name, module in sys.modules.items() if name.startswith("cnn_l1.")]
+    if "keras" in sys.modules and not any(_is_being_imported(module) for module in own):
+        importlib.import_module("cnn_l1.optimizers")
+
+
+def _is_being_imported(module: Any) -> bool:
+    return getattr(getattr(module, "__spec__", None), "_initializing", False)
+
+
+wrapt.register_post_import_hook(_make_known_to_keras, "keras")
