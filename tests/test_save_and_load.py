@@ -233,6 +233,7 @@ def test_backup_and_restore_goes_on(name, tmp_path):
     assert_equal(whole, after)
 
 
+@pytest.mark.slow
 def test_model_checkpoint_goes_on(tmp_path):
     whole = grouped()
     fit(whole, [], 0, EPOCHS)

@@ -117,6 +117,7 @@ def classes(files, tmp_path_factory):
 POINTS = ("dense_seed_0", "point_000_seed_0", "point_001_seed_0")
 
 
+@pytest.mark.slow
 def test_everything_is_written(classes):
     _, output, _ = classes
     assert {path.name for path in output.iterdir()} == {
@@ -130,6 +131,7 @@ def test_everything_is_written(classes):
     assert configs.load(output / "config.yaml") == configs.load(classes[0])
 
 
+@pytest.mark.slow
 def test_test_split_is_read_once_for_the_chosen_one(classes):
     _, output, reads = classes
     assert reads.count("test") == 1
@@ -141,6 +143,7 @@ def test_test_split_is_read_once_for_the_chosen_one(classes):
     assert (chosen["measured_split"], chosen["measured_examples"]) == ("test", 360)
 
 
+@pytest.mark.slow
 def test_rows_agree_with_the_reports(classes):
     _, output, _ = classes
     rows, listed = read_json(output / "sweep.json")["rows"], read_csv(output)
@@ -160,6 +163,7 @@ def test_rows_agree_with_the_reports(classes):
     assert rows[2]["sparsity"] > rows[1]["sparsity"]
 
 
+@pytest.mark.slow
 def test_choice_is_the_best_on_validation_and_is_tested_as_it_is(classes):
     _, output, _ = classes
     summary = read_json(output / "sweep.json")
@@ -174,6 +178,7 @@ def test_choice_is_the_best_on_validation_and_is_tested_as_it_is(classes):
     assert chosen["examples"] == 360
 
 
+@pytest.mark.slow
 def test_runs_are_listed_with_their_reports(classes):
     _, output, _ = classes
     runs = read_json(output / "sweep.json")["runs"]
@@ -181,6 +186,7 @@ def test_runs_are_listed_with_their_reports(classes):
     assert {run["node"] for run in runs} == {None}
 
 
+@pytest.mark.slow
 def test_tensorboard_reads_the_hyperparameters(classes):
     _, output, _ = classes
     for name, strength in zip(POINTS[1:], (0.001, 0.03), strict=True):
@@ -205,6 +211,7 @@ def resume(classes, tmp_path, *flags):
     return call(path, output, "--resume", *flags), output
 
 
+@pytest.mark.slow
 def test_resume_after_the_end_repeats_nothing(classes, tmp_path):
     stamps = {p: p.stat().st_mtime_ns for p in (classes[1] / "points").rglob("report.json")}
     code, output = resume(classes, tmp_path)
@@ -219,6 +226,7 @@ def test_resume_after_the_end_repeats_nothing(classes, tmp_path):
     assert [len(files) for files in written] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_another_rule_and_budget_choose_from_the_same_points(classes, tmp_path):
     sparse = read_json(classes[1] / "sweep.json")["rows"][2]
     limit = int(sparse["bytes"])
@@ -232,6 +240,7 @@ def test_another_rule_and_budget_choose_from_the_same_points(classes, tmp_path):
     assert summary["budget"]["max_bytes"] == limit
 
 
+@pytest.mark.slow
 def test_impossible_budget_names_the_nearest_and_tests_nothing(classes, tmp_path, capsys):
     def fail(*_):
         raise AssertionError("the test split was read")
@@ -251,6 +260,7 @@ def test_impossible_budget_names_the_nearest_and_tests_nothing(classes, tmp_path
     assert not (output / "chosen").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", ["training.epochs=3", "seed=1", "sweep.strengths=[0.001]", "sweep.seeds=[0, 1]"]
 )
@@ -264,6 +274,7 @@ def test_resume_with_another_config_is_refused(classes, capsys, change):
     assert (output / "sweep.json").read_text(encoding="utf-8") == before
 
 
+@pytest.mark.slow
 def test_sweep_that_is_there_is_not_written_over(classes, capsys):
     path, output, _ = classes
     assert call(path, output) == 2
@@ -271,6 +282,7 @@ def test_sweep_that_is_there_is_not_written_over(classes, capsys):
     assert (output / "sweep.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--overwrite", "--resume", None])
 @pytest.mark.parametrize("kind", ["run", "file", "notes"])
 def test_what_is_no_sweep_is_left_alone(classes, tmp_path, capsys, flag, kind):
@@ -580,6 +592,7 @@ def test_end_of_a_path_is_looked_for_once(files, tmp_path, monkeypatch, capsys):
     assert call(file, output, "--resume") == 0
 
 
+@pytest.mark.slow
 def test_failure_of_the_last_training_is_told(classes, tmp_path, monkeypatch, capsys):
     def fail(*_):
         raise OSError("Disk on fire")

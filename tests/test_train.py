@@ -392,6 +392,7 @@ def read_report(folder):
 VALUE_SCORES = {"mean_squared_error", "mean_squared_error_standard_error", "r2"}
 
 
+@pytest.mark.slow
 def test_report_of_values(regression_run):
     folder, printed = regression_run
     report = read_report(folder)
@@ -421,6 +422,7 @@ def test_report_of_values(regression_run):
     assert "accuracy" not in printed
 
 
+@pytest.mark.slow
 def test_features_of_a_run(regression_run):
     folder, printed = regression_run
     told = read_report(folder)["features"]
@@ -436,6 +438,7 @@ def test_features_of_a_run(regression_run):
         assert (folder / name).stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_reported_scores_are_the_files(regression_run):
     from sklearn import metrics
 
@@ -458,6 +461,7 @@ def test_reported_scores_are_the_files(regression_run):
             assert told["r2"] == pytest.approx(metrics.r2_score(split.targets, outputs), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_fine_tuning_keeps_the_epoch_of_least_error(regression_run):
     folder, _ = regression_run
     history = read_history(folder)
@@ -871,6 +875,7 @@ def test_any_error_of_one_file_is_told(config_file, tmp_path, capsys, monkeypatc
     assert "IndexError: out of luck" in capsys.readouterr().out or place == "time"
 
 
+@pytest.mark.slow
 def test_what_was_trained_is_kept(config_file, tmp_path, capsys, monkeypatch):
     def fail(*arguments):
         raise IndexError("out of luck")
