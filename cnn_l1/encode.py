@@ -67,7 +67,7 @@ from cnn_l1.config import ConfigError
 from cnn_l1.errors import CnnL1Error
 from cnn_l1.sample_inputs import id_bounds
 from cnn_l1.silence import silenced
-from cnn_l1.tflite_file import ALIGNMENT, IDENTIFIER, NUMPY_TYPES, pack
+from cnn_l1.tflite_file import ALIGNMENT, NUMPY_TYPES, ExportError, pack, parse
 
 OPERATOR = b"TFLM_DECODE"
 HEADER = bytes([2, 1, 0, 0, 1, *[0] * 11])
@@ -273,17 +273,14 @@ def decode_zeros(content: bytes) -> bytes:
 
 def _read(content):
     """A file's tables, once it is known to be whole."""
-    if content[4:8] != IDENTIFIER:
-        raise EncodeError(
-            f"Expected a .tflite file: {IDENTIFIER!r} at byte 4. "
-            f"Received: {content[4:8]!r}, in {len(content)} bytes"
-        )
     try:
-        root = schema.ModelT.InitFromPackedBuf(content, 0)
+        root = parse(content)
         _check_indices(root)
         _verify(content, plain=_decode_opcode(root) is None)
     except EncodeError:
         raise
+    except ExportError as error:
+        raise EncodeError(str(error)) from None
     except Exception as error:  # of many kinds: the schema's reader checks nothing
         reason = " ".join(str(error).split())[:100]
         raise EncodeError(

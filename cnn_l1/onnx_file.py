@@ -11,7 +11,7 @@ import numpy as np
 from cnn_l1.conversion import input_names, output_names
 from cnn_l1.copying import copy_with_safe_names, plain_copy
 from cnn_l1.graph import as_functional
-from cnn_l1.proof import compare, invented_examples, predict
+from cnn_l1.proof import failure_of, invented_examples
 from cnn_l1.silence import silenced
 from cnn_l1.tflite_file import ExportError
 
@@ -206,6 +206,6 @@ def _prove(content: bytes, model: keras.Model, name: str, runtime: Any, input_sh
         raise ExportError(
             f"{name}: expected a file that ONNX Runtime runs. Received: {reason}"
         ) from None
-    wrong = compare(outputs, predict(model, examples, name), "float32", output_names(model))
+    wrong = failure_of(outputs, model, examples, "float32", name)
     if wrong:
         raise ExportError(f"{name}: expected Keras' outputs. Received: {wrong}")

@@ -77,25 +77,49 @@ def prove_tflite(
     chosen = _chosen(examples) if examples else None
     if chosen is None:
         chosen = invented_examples(model, name, input_shape)
-    reference = predict(model, chosen, name)
     try:
         runner = TFLiteRunner(content, name=name)
     except ExportError as error:
         raise ExportError(f"{error}{_without_range(content)}") from None
     rows = [_run(runner, example) for example in chosen]
     received = [np.stack(column) for column in zip(*rows, strict=True)]
-    names = output_names(model)
     scales = [float(details["quantization"][0]) for details in runner.outputs]
-    failure = compare(received, reference, kind, names, scales)
-    if failure:
-        # A model that mixes the examples of a batch is compared on batches of one, as
-        # the file takes them.
-        single = [predict(model, [example], name) for example in chosen]
-        reference = [np.concatenate(column) for column in zip(*single, strict=True)]
-        floors = _rounding(model, chosen, reference, name)
-        failure = compare(received, reference, kind, names, scales, floors)
+    failure = failure_of(received, model, chosen, kind, name, scales)
     if failure:
         raise ExportError(f"{name} ({kind}): expected Keras' outputs. Received: {failure}")
+
+
+def failure_of(
+    received: list[np.ndarray],
+    model: keras.Model,
+    examples: list[list[np.ndarray]],
+    kind: str,
+    name: str,
+    scales: list[float] | None = None,
+) -> str:
+    """What is wrong with a file's outputs on examples, rounding allowed for; else empty.
+
+    Args:
+        received: The file's outputs, `(examples, …)` each.
+        model: The Keras model.
+        examples: The inputs.
+        kind: See `prove_tflite`.
+        name: The file's name, for errors.
+        scales: See `compare`.
+    """
+    names = output_names(model)
+    whole = predict(model, examples, name)
+    failure = compare(received, whole, kind, names, scales)
+    if not failure:
+        return ""
+    # A model that mixes the examples of a batch is compared on batches of one too, as a
+    # TFLite file takes them.
+    one_by_one = [predict(model, [example], name) for example in examples]
+    single = [np.concatenate(column) for column in zip(*one_by_one, strict=True)]
+    floors = _rounding(model, examples, whole, name)
+    if not compare(received, whole, kind, names, scales, floors):
+        return ""
+    return compare(received, single, kind, names, scales, floors)
 
 
 def _without_range(content: bytes) -> str:

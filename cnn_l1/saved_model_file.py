@@ -11,10 +11,10 @@ import keras
 import numpy as np
 
 from cnn_l1.calibration import input_specs
-from cnn_l1.conversion import identifier, output_names
+from cnn_l1.conversion import identifier
 from cnn_l1.copying import copy_with_safe_names
 from cnn_l1.graph import as_functional
-from cnn_l1.proof import compare, invented_examples, predict
+from cnn_l1.proof import failure_of, invented_examples
 from cnn_l1.silence import silenced
 from cnn_l1.tflite_file import ExportError
 
@@ -62,7 +62,12 @@ def export_saved_model(model: keras.Model, path: str | os.PathLike, *, check: bo
             _prove(folder / "new", model, path.name)
         if path.exists():
             path.replace(folder / "old")
-        (folder / "new").replace(path)
+        try:
+            (folder / "new").replace(path)
+        except OSError:
+            if (folder / "old").exists():
+                (folder / "old").replace(path)
+            raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -101,7 +106,6 @@ def _prove(folder: pathlib.Path, model: keras.Model, name: str) -> None:
         return
     functional = as_functional(model)
     examples = invented_examples(model, name, None)
-    reference = predict(model, examples, name)
     with silenced():
         loaded = tf.saved_model.load(str(folder))
     columns = [tf.constant(np.stack(column)) for column in zip(*examples, strict=True)]
@@ -110,6 +114,6 @@ def _prove(folder: pathlib.Path, model: keras.Model, name: str) -> None:
         (tf.cast(one, tf.float32) if one.dtype == tf.bfloat16 else one).numpy()
         for one in keras.tree.flatten(outputs)
     ]
-    failure = compare(received, reference, "float32", output_names(model))
+    failure = failure_of(received, model, examples, "float32", name)
     if failure:
         raise ExportError(f"{name}: expected Keras' outputs. Received: {failure}")

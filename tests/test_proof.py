@@ -160,3 +160,16 @@ def test_invented_inputs_are_in_the_range_of_the_first_layer():
     assert 49 < normalised.mean() < 51
     assert 1.8 < normalised.std() < 2.2
     assert set(np.unique(drawn(layers.Rescaling(1.0), dtype="uint8"))) <= set(range(256))
+
+
+def test_a_model_that_mixes_a_batch_is_no_excuse():
+    """Its outputs for a batch and for one example differ; that is not rounding."""
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, inputs - keras.ops.mean(inputs, axis=0, keepdims=True))
+    examples = [[x] for x in normal(8, 3)]
+    whole = proof.predict(model, examples, "f")
+    single = [np.zeros((8, 3), "float32")]
+    assert not proof.failure_of(whole, model, examples, "float32", "f")
+    assert not proof.failure_of(single, model, examples, "float32", "f")
+    wrong = [np.full((8, 3), 0.5, "float32")]
+    assert "a difference" in proof.failure_of(wrong, model, examples, "float32", "f")
