@@ -17,7 +17,7 @@ import sys
 
 import yaml
 
-from cnn_l1 import report
+from cnn_l1.runs import report
 
 RUNS = pathlib.Path("benchmarks/campaign.yaml")
 RESULTS = pathlib.Path("benchmarks/results")

@@ -24,18 +24,19 @@ def convert(network, kind):
     """Convert one network here; prints one line of JSON."""
     import numpy as np
 
-    from cnn_l1 import export, models
-    from cnn_l1.config import validate
+    from cnn_l1.config.loading import validate
+    from cnn_l1.export import tflite
+    from cnn_l1.models import builders
 
     shape = SHAPES.get(network, (28, 28, 1))
     config = validate({"name": "conversion", "model": {"name": network}})
-    model = models.build(config, shape, 10)
+    model = builders.build(config, shape, 10)
     model.predict_on_batch(np.zeros((1, *shape), "float32"))
     samples = np.random.default_rng(0).uniform(0, 255, (100, *shape)).astype("float32")
     before = peak_bytes()
     start = time.monotonic()
     with tempfile.NamedTemporaryFile(suffix=".tflite") as file:
-        size = export.export_tflite(model, file.name, samples, kind)
+        size = tflite.export_tflite(model, file.name, samples, kind)
     seconds = time.monotonic() - start
     found = {"bytes": size, "seconds": seconds, "before": before, "peak": peak_bytes()}
     print(json.dumps(found), file=sys.stderr)

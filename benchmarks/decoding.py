@@ -34,10 +34,10 @@ def compare(content, runs):
     """The encoded file, and the medians of one run of the plain and of it, in ms."""
     from tflite_micro.python.tflite_micro import runtime
 
-    from cnn_l1 import encode, metadata, micro
+    from cnn_l1.tflite import encoding, metadata, micro
 
     plain = metadata.remove_metadata(content)
-    encoded, _ = encode.encode_zeros(plain, run=False)
+    encoded, _ = encoding.encode_zeros(plain, run=False)
     runners = [
         runtime.Interpreter.from_bytes(part, arena_size=micro.ARENA_BYTES)
         for part in (plain, encoded)
@@ -63,13 +63,14 @@ def networks():
 
     import keras
 
-    from cnn_l1 import export, models
-    from cnn_l1.config import validate
+    from cnn_l1.config.loading import validate
+    from cnn_l1.export import tflite
+    from cnn_l1.models import builders
 
     config = validate({"name": "decoding", "model": {"name": "lenet5"}})
     for sparsity in (0.5, 0.9, 0.99):
         keras.utils.set_random_seed(0)
-        model = models.build(config, (28, 28, 1), 10)
+        model = builders.build(config, (28, 28, 1), 10)
         for layer in model.layers:
             if layer.weights and layer.weights[0].ndim > 1:
                 kernel, *rest = layer.get_weights()
@@ -78,7 +79,7 @@ def networks():
         images = np.random.default_rng(0).uniform(0, 255, (50, 28, 28, 1)).astype("float32")
         for kind in ("int8", "float32"):
             with tempfile.NamedTemporaryFile(suffix=".tflite") as file:
-                export.export_tflite(model, file.name, images, kind)
+                tflite.export_tflite(model, file.name, images, kind)
                 yield f"{kind}, {sparsity:.0%} zeros", pathlib.Path(file.name).read_bytes()
 
 

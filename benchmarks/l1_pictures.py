@@ -14,14 +14,17 @@ import tempfile
 
 import numpy as np
 
-from cnn_l1 import config as configs
-from cnn_l1.silence import import_tensorflow
+from cnn_l1.config import loading as configs
+from cnn_l1.process.silence import import_tensorflow
 
 import_tensorflow()
 
 import keras  # noqa: E402
 
-from cnn_l1 import data, penalties, pictures, train  # noqa: E402
+from cnn_l1.data import sets  # noqa: E402
+from cnn_l1.runs import pictures  # noqa: E402
+from cnn_l1.sparsity import penalties  # noqa: E402
+from cnn_l1.train import pipeline  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = 1e-3
@@ -109,7 +112,7 @@ def draw_weights(scratch):
 def trained_kernels(folder, method):
     """The kernel weights of that network under plain L1, and its validation accuracy."""
     overrides = [*UNDER_PENALTY_ALONE, *PLAIN_L1, f"training.method={method}"]
-    report = train.run(configs.load(ROOT / "configs" / "digits.yaml", overrides), folder)
+    report = pipeline.run(configs.load(ROOT / "configs" / "digits.yaml", overrides), folder)
     model = keras.models.load_model(folder / "model.keras")
     kernels = [v for v in model.trainable_variables if penalties.is_kernel(v)]
     weights = np.concatenate([keras.ops.convert_to_numpy(v).ravel() for v in kernels])
@@ -119,7 +122,7 @@ def trained_kernels(folder, method):
 def draw_path(scratch):
     """The lasso's coefficients on `diabetes` against λ, and those that training found."""
     config = configs.load(ROOT / "configs" / "linear.yaml", UNDER_PENALTY_ALONE)
-    dataset = data.load(config.data, config.seed)
+    dataset = sets.load(config.data, config.seed)
     names = dataset.about.feature_names
     inputs = dataset.train.inputs.astype("float64")
     inputs = (inputs - inputs.mean(axis=0)) / inputs.std(axis=0)
@@ -129,7 +132,7 @@ def draw_path(scratch):
     strengths = np.geomspace(largest, largest / 1000, 50)
     paths = lasso_path(inputs, targets, strengths)
 
-    train.run(config, scratch / "linear")
+    pipeline.run(config, scratch / "linear")
     model = keras.models.load_model(scratch / "linear" / "model.keras")
     trained = keras.ops.convert_to_numpy(model.layers[-2].kernel)[:, 0]
     strength = config.penalty.l1_strength

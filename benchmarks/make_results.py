@@ -12,7 +12,7 @@ import statistics
 import yaml
 
 from benchmarks.campaign import METHOD, RESULTS
-from cnn_l1 import pictures
+from cnn_l1.runs import pictures
 
 PUBLISHED = pathlib.Path("benchmarks/published.yaml")
 PAGE = pathlib.Path("docs/results.md")

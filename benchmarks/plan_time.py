@@ -9,7 +9,7 @@ MobileNetV2. Seconds a layer should stay about the same.
 import sys
 import time
 
-from cnn_l1.silence import import_tensorflow
+from cnn_l1.process.silence import import_tensorflow
 
 import_tensorflow()
 
@@ -18,7 +18,7 @@ import numpy as np  # noqa: E402
 from keras import layers  # noqa: E402
 from shrink_latency import zero_channels  # noqa: E402
 
-from cnn_l1 import shrink  # noqa: E402
+from cnn_l1.shrink import removal  # noqa: E402
 
 
 def inverted_residuals(blocks):
@@ -46,9 +46,9 @@ def main():
         model = make()
         zero_channels(model, 0.5, np.random.default_rng(0))
         start = time.perf_counter()
-        plan = shrink.plan_shrink(model)
+        plan = removal.plan_shrink(model)
         planned = time.perf_counter()
-        shrink.apply_shrink(model, plan)
+        removal.apply_shrink(model, plan)
         done = time.perf_counter()
         count = len(model.layers)
         print(

@@ -14,7 +14,7 @@ import pathlib
 import sys
 import tempfile
 
-from cnn_l1.silence import import_tensorflow
+from cnn_l1.process.silence import import_tensorflow
 
 import_tensorflow()
 
@@ -22,8 +22,12 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 from keras import layers  # noqa: E402
 
-from cnn_l1 import coupling, export, macs, measure, models, shrink  # noqa: E402
-from cnn_l1.config import validate  # noqa: E402
+from cnn_l1.config.loading import validate  # noqa: E402
+from cnn_l1.export import tflite  # noqa: E402
+from cnn_l1.graph import coupling, macs  # noqa: E402
+from cnn_l1.measure import measurement  # noqa: E402
+from cnn_l1.models import builders  # noqa: E402
+from cnn_l1.shrink import removal  # noqa: E402
 
 HELD_BACK = 1.25
 COMPUTE_BOUND_MACS = 10_000_000
@@ -31,7 +35,7 @@ COMPUTE_BOUND_MACS = 10_000_000
 
 def built(name, shape):
     config = validate({"name": "latency", "model": {"name": name}, "penalty": {"name": "none"}})
-    return models.build(config, shape, 10)
+    return builders.build(config, shape, 10)
 
 
 def vgg(shape=(32, 32, 3)):
@@ -79,9 +83,9 @@ def time_networks(networks, folder, kind, runs):
     for name, network in networks.items():
         samples = random.uniform(0, 255, (20, *network.inputs[0].shape[1:])).astype("float32")
         paths.append(pathlib.Path(folder) / f"{name}_{kind}.tflite")
-        export.export_tflite(network, paths[-1], samples if kind == "int8" else None)
+        tflite.export_tflite(network, paths[-1], samples if kind == "int8" else None)
         images.append(samples[0])
-    medians = [median for median, _ in measure.time_files(paths, images, runs)]
+    medians = [median for median, _ in measurement.time_files(paths, images, runs)]
     return dict(zip(networks, medians, strict=True))
 
 
@@ -130,7 +134,7 @@ def main():
         zeroed = keras.models.clone_model(dense)
         zeroed.set_weights(dense.get_weights())
         zero_channels(zeroed, flags.fraction, np.random.default_rng(0))
-        shrunk = shrink.apply_shrink(zeroed, shrink.plan_shrink(zeroed))
+        shrunk = removal.apply_shrink(zeroed, removal.plan_shrink(zeroed))
         before, after = (sum(macs.count_macs(m).values()) for m in (dense, shrunk))
         networks = {"dense": dense, "zeroed": zeroed, "shrunk": shrunk}
         for kind in ("float32", "int8"):

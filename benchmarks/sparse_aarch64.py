@@ -97,15 +97,15 @@ def networks():
     import keras
     from keras import layers
 
-    from cnn_l1 import models
-    from cnn_l1.config import validate
+    from cnn_l1.config.loading import validate
+    from cnn_l1.models import builders
 
     def pointwise(size=(64, 64, 3), **settings):
         config = validate({
             "name": "a", "model": {"name": "pointwise", "pointwise": settings},
             "penalty": {"name": "none"},
         })  # fmt: skip
-        return models.build(config, size, 10)
+        return builders.build(config, size, 10)
 
     def plain(middle=(), **settings):
         return chain(layers, middle=middle, **settings)
@@ -274,13 +274,13 @@ def main():
     if not options.command:
         parser.error("expected a command that runs an aarch64 Python. Received: none")
 
-    from cnn_l1.silence import import_tensorflow
+    from cnn_l1.process.silence import import_tensorflow
 
     import_tensorflow()
 
     import numpy as np
 
-    from cnn_l1 import export, sparse_tflite
+    from cnn_l1.export import sparse_tflite, tflite
 
     findings, bytes_of = {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -289,10 +289,10 @@ def main():
             if options.only and not re.search(options.only, name):
                 continue
             randomize(model, zeros)
-            fixed = export.plain_copy(model, batch_size=1)
+            fixed = tflite.plain_copy(model, batch_size=1)
             file = f"{len(findings):02d} " + name.replace("/", " ")
             for sparse in (False, True):
-                content = export.convert(fixed, kind, sparse=sparse)
+                content = tflite.convert(fixed, kind, sparse=sparse)
                 target = pathlib.Path(folder, f"{file}.{'sparse' if sparse else 'dense'}.tflite")
                 target.write_bytes(content)
                 bytes_of[name, sparse] = len(content)

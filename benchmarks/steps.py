@@ -17,7 +17,8 @@ import numpy as np
 
 import cnn_l1
 from benchmarks import children
-from cnn_l1 import micro, onnx_file
+from cnn_l1.export import onnx_file
+from cnn_l1.tflite import micro
 
 # Of the largest output. Float32 sums are taken in another order; float16 has 11 bits of
 # mantissa; int8 has 255 steps a tensor, and errors of a few layers add up. A wrong file, of

@@ -318,9 +318,9 @@ def count_cell(model):
 
 def tflite_step(path, step):
     from benchmarks.steps import YES, Cell, run_tflite
-    from cnn_l1 import tflite_file
-    from cnn_l1.runner import TFLiteRunner
-    from cnn_l1.tflite_macs import file_macs
+    from cnn_l1.tflite import file as tflite_file
+    from cnn_l1.tflite.multiply_adds import file_macs
+    from cnn_l1.tflite.runner import TFLiteRunner
 
     content = path.read_bytes()
     if step == "count":
@@ -354,10 +354,10 @@ def encode_cell(path):
     from ai_edge_litert.interpreter import Interpreter
 
     from benchmarks.steps import YES, Cell
-    from cnn_l1 import encode, micro
+    from cnn_l1.tflite import encoding, micro
 
     content = path.read_bytes()
-    encoded, report = encode.encode_zeros(content)
+    encoded, report = encoding.encode_zeros(content)
     if encoded == content:
         return YES if not report.encoded else Cell("wrong", "reported encoded, and is not")
     if len(encoded) >= len(content):
@@ -384,9 +384,9 @@ def encode_cell(path):
 
 def benchmark_cell(path):
     from benchmarks.steps import YES, Cell
-    from cnn_l1 import benchmark
+    from cnn_l1.measure import latency
 
-    (figures,), _ = benchmark.compare([path], runs=10)
+    (figures,), _ = latency.compare([path], runs=10)
     fits = figures.median_ms > 0 and figures.bytes == path.stat().st_size and figures.macs >= 0
     return YES if fits else Cell("wrong", f"figures: {figures}")
 

@@ -19,15 +19,17 @@ import tempfile
 import time
 import warnings
 
-from cnn_l1.silence import import_tensorflow
+from cnn_l1.process.silence import import_tensorflow
 
 import_tensorflow()
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
-from cnn_l1 import callbacks, data, models, optimizers, penalties  # noqa: E402
-from cnn_l1.config import validate  # noqa: E402
+from cnn_l1.config.loading import validate  # noqa: E402
+from cnn_l1.data import sets  # noqa: E402
+from cnn_l1.models import builders  # noqa: E402
+from cnn_l1.sparsity import callbacks, optimizers, penalties  # noqa: E402
 
 BATCH = 128
 
@@ -41,7 +43,7 @@ def build(penalty):
             "penalty": {"name": penalty, "l1_strength": 1e-5 if penalty == "l1" else 0.0},
         }
     )
-    return models.build(config, (28, 28, 1), 10)
+    return builders.build(config, (28, 28, 1), 10)
 
 
 def compiled(penalty, wrap, steps_per_execution=10, monitored=False, dtype_policy="float32"):
@@ -53,7 +55,7 @@ def compiled(penalty, wrap, steps_per_execution=10, monitored=False, dtype_polic
         loss = keras.metrics.SparseCategoricalCrossentropy(name="data_loss", from_logits=True)
         metrics.append(loss)
     if wrap is optimizers.Proximal:
-        penalties.detach(model)  # as cnn_l1.train does
+        penalties.detach(model)  # as cnn_l1.train.pipeline does
     model.compile(
         wrap(keras.optimizers.Adam(1e-3)),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -73,7 +75,7 @@ def main():
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (flags.images, 28, 28, 1), dtype="uint8")
     labels = random.integers(0, 10, flags.images)
-    split = data.Split(flags.images, images, labels)
+    split = sets.Split(flags.images, images, labels)
     steps = split.batches_per_epoch(BATCH)
     batches = split.training_batches(BATCH, seed=0)
     floats = images.astype("float32")

@@ -2,8 +2,8 @@
 
     python benchmarks/train_speed.py [--config configs/lenet5_mnist.yaml] [--rounds 5]
 
-The step is that of `cnn_l1.train`: augmentation, penalty and the proximal step behind Adam.
-It starts from Keras' own ways (float32, a chain of operations for batch normalization, a
+The step is that of `cnn_l1.train.pipeline`: augmentation, penalty and the proximal step behind
+Adam. It starts from Keras' own ways (float32, a chain of operations for batch normalization, a
 tuned input pipeline, one step a call) and takes one choice after another:
 
     10 steps a call      steps_per_execution
@@ -24,7 +24,7 @@ import sys
 import time
 import warnings
 
-from cnn_l1.silence import import_tensorflow
+from cnn_l1.process.silence import import_tensorflow
 
 import_tensorflow()
 
@@ -32,9 +32,12 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from cnn_l1 import config as configs  # noqa: E402
-from cnn_l1 import data, fused, models, optimizers, penalties, shrink, tasks  # noqa: E402
-from cnn_l1.augmentation import with_augmentation  # noqa: E402
+from cnn_l1.config import loading as configs  # noqa: E402
+from cnn_l1.data import sets, tasks  # noqa: E402
+from cnn_l1.data.augmentation import with_augmentation  # noqa: E402
+from cnn_l1.models import builders, fused  # noqa: E402
+from cnn_l1.shrink import removal  # noqa: E402
+from cnn_l1.sparsity import optimizers, penalties  # noqa: E402
 
 CONFIGS = ("configs/lenet5_mnist.yaml", "configs/resnet8_cifar10.yaml")
 # (rows, cols, channels) and training images an epoch, nine tenths of the split.
@@ -77,10 +80,10 @@ def make(path, settings, images):
     config = configs.load(path, [*overrides, "target=null", "thresholding=null"])
     shape, _ = SHAPES[config.data.name]
     keras.config.set_dtype_policy(config.model.dtype_policy)
-    neutral = models.InputStatistics((127.0,) * shape[-1], (4000.0,) * shape[-1])
-    model = models.build(config, shape, 10, neutral)
+    neutral = builders.InputStatistics((127.0,) * shape[-1], (4000.0,) * shape[-1])
+    model = builders.build(config, shape, 10, neutral)
     if settings["halve"]:
-        model = shrink.apply_shrink(model, shrink.plan_shrink(without_half(model)))
+        model = removal.apply_shrink(model, removal.plan_shrink(without_half(model)))
     penalties.detach(model)
     model = with_augmentation(model, config.data.augmentation, config.seed)
     keras.config.set_dtype_policy("float32")
@@ -103,7 +106,7 @@ def make(path, settings, images):
 
 
 def batches_from_memory(pixels, labels, batch_size):
-    return data.Split(len(labels), pixels, labels).training_batches(batch_size, seed=0)
+    return sets.Split(len(labels), pixels, labels).training_batches(batch_size, seed=0)
 
 
 def tuned_batches(pixels, labels, batch_size):

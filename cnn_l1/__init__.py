@@ -11,66 +11,74 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:
-    from cnn_l1.callbacks import (
+    from cnn_l1.errors import CnnL1Error
+    from cnn_l1.export.tflite import export_tflite, plain_copy
+    from cnn_l1.graph.layer_kinds import Kernel, LayerKind, register_layer_kind
+    from cnn_l1.graph.loss_check import gives_logits
+    from cnn_l1.graph.macs import count_macs
+    from cnn_l1.measure.measurement import measure_tflite
+    from cnn_l1.models.fused import fused_batch_norm
+    from cnn_l1.models.saved import load_model
+    from cnn_l1.shrink.fold import fold_batch_norm
+    from cnn_l1.shrink.removal import apply_shrink, plan_shrink
+    from cnn_l1.sparsity.callbacks import (
         Reweight,
         SparsityMonitor,
         StrengthRamp,
         Threshold,
         apply_threshold,
     )
-    from cnn_l1.errors import CnnL1Error
-    from cnn_l1.export import export_tflite, plain_copy
-    from cnn_l1.fold import fold_batch_norm
-    from cnn_l1.fused import fused_batch_norm
-    from cnn_l1.groups import attach_groups, attach_slimming
-    from cnn_l1.layer_kinds import Kernel, LayerKind, register_layer_kind
-    from cnn_l1.load import load_model
-    from cnn_l1.loss_check import gives_logits
-    from cnn_l1.macs import count_macs
-    from cnn_l1.measure import measure_tflite
-    from cnn_l1.misuse import MisuseWarning
-    from cnn_l1.optimizers import HoldZeros, Proximal
-    from cnn_l1.penalties import L1, L1L2, Concave, GroupL1, ReweightedL1, attach, soft_threshold
-    from cnn_l1.shrink import apply_shrink, plan_shrink
-    from cnn_l1.sparsity import count
-    from cnn_l1.targets import TargetSparsity
+    from cnn_l1.sparsity.counting import count
+    from cnn_l1.sparsity.groups import attach_groups, attach_slimming
+    from cnn_l1.sparsity.misuse import MisuseWarning
+    from cnn_l1.sparsity.optimizers import HoldZeros, Proximal
+    from cnn_l1.sparsity.penalties import (
+        L1,
+        L1L2,
+        Concave,
+        GroupL1,
+        ReweightedL1,
+        attach,
+        soft_threshold,
+    )
+    from cnn_l1.sparsity.targets import TargetSparsity
 
 __version__ = "0.1.0"
 
 _MODULES = {
     "CnnL1Error": "errors",
-    "L1": "penalties",
-    "L1L2": "penalties",
-    "Concave": "penalties",
-    "GroupL1": "penalties",
-    "ReweightedL1": "penalties",
-    "attach_groups": "groups",
-    "attach_slimming": "groups",
-    "plan_shrink": "shrink",
-    "apply_shrink": "shrink",
-    "fold_batch_norm": "fold",
-    "fused_batch_norm": "fused",
-    "load_model": "load",
-    "count_macs": "macs",
-    "gives_logits": "loss_check",
-    "Kernel": "layer_kinds",
-    "LayerKind": "layer_kinds",
-    "register_layer_kind": "layer_kinds",
-    "soft_threshold": "penalties",
-    "attach": "penalties",
-    "HoldZeros": "optimizers",
-    "Proximal": "optimizers",
-    "Reweight": "callbacks",
-    "SparsityMonitor": "callbacks",
-    "StrengthRamp": "callbacks",
-    "Threshold": "callbacks",
-    "apply_threshold": "callbacks",
-    "TargetSparsity": "targets",
-    "count": "sparsity",
-    "plain_copy": "export",
-    "export_tflite": "export",
-    "measure_tflite": "measure",
-    "MisuseWarning": "misuse",
+    "L1": "sparsity.penalties",
+    "L1L2": "sparsity.penalties",
+    "Concave": "sparsity.penalties",
+    "GroupL1": "sparsity.penalties",
+    "ReweightedL1": "sparsity.penalties",
+    "attach_groups": "sparsity.groups",
+    "attach_slimming": "sparsity.groups",
+    "plan_shrink": "shrink.removal",
+    "apply_shrink": "shrink.removal",
+    "fold_batch_norm": "shrink.fold",
+    "fused_batch_norm": "models.fused",
+    "load_model": "models.saved",
+    "count_macs": "graph.macs",
+    "gives_logits": "graph.loss_check",
+    "Kernel": "graph.layer_kinds",
+    "LayerKind": "graph.layer_kinds",
+    "register_layer_kind": "graph.layer_kinds",
+    "soft_threshold": "sparsity.penalties",
+    "attach": "sparsity.penalties",
+    "HoldZeros": "sparsity.optimizers",
+    "Proximal": "sparsity.optimizers",
+    "Reweight": "sparsity.callbacks",
+    "SparsityMonitor": "sparsity.callbacks",
+    "StrengthRamp": "sparsity.callbacks",
+    "Threshold": "sparsity.callbacks",
+    "apply_threshold": "sparsity.callbacks",
+    "TargetSparsity": "sparsity.targets",
+    "count": "sparsity.counting",
+    "plain_copy": "export.tflite",
+    "export_tflite": "export.tflite",
+    "measure_tflite": "measure.measurement",
+    "MisuseWarning": "sparsity.misuse",
 }
 
 __all__ = [
@@ -129,7 +137,7 @@ def _make_known_to_keras(_module: Any = None) -> None:
     """
     own = [module for name, module in sys.modules.items() if name.startswith("cnn_l1.")]
     if "keras" in sys.modules and not any(_is_being_imported(module) for module in own):
-        importlib.import_module("cnn_l1.optimizers")
+        importlib.import_module("cnn_l1.sparsity.optimizers")
 
 
 def _is_being_imported(module: Any) -> bool:

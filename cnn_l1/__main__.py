@@ -8,8 +8,12 @@ Each is also `python -m cnn_l1.train` and so on, with the same flags.
 import argparse
 import importlib
 import sys
+from collections.abc import Callable
 
 import cnn_l1
+
+# Packages hold their command in `__main__`.
+PACKAGES = ("train", "sweep", "shrink")
 
 COMMANDS = {
     "train": "train a config's network, export it and measure the files",
@@ -38,8 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     # Of the flags, only those before the command are for here.
     command = parser.parse_args(given[:1]).command
-    module = importlib.import_module(f"cnn_l1.{command}")
-    return module.main(given[1:]) or 0
+    return main_of(command)(given[1:]) or 0
+
+
+def main_of(command: str) -> Callable[[list[str]], int | None]:
+    """The function that runs a command."""
+    module = f"cnn_l1.{command}.__main__" if command in PACKAGES else f"cnn_l1.{command}"
+    return importlib.import_module(module).main
 
 
 if __name__ == "__main__":

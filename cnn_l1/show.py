@@ -10,9 +10,9 @@ import sys
 import types
 from typing import Any
 
-from cnn_l1 import report
-from cnn_l1.conclusion import conclusion
-from cnn_l1.config import ConfigError
+from cnn_l1.config.loading import ConfigError
+from cnn_l1.runs import report
+from cnn_l1.runs.conclusion import conclusion
 
 
 def main(arguments: list[str] | None = None) -> int:

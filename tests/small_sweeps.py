@@ -1,6 +1,6 @@
 """What tests of sweeps share: a config of a fraction of a second, an engine without processes."""
 
-from cnn_l1.engines import run_job
+from cnn_l1.sweep.engines import run_job
 
 
 def linear(steps, **sections):

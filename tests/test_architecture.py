@@ -9,11 +9,13 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
 def test_every_module_is_listed_with_its_first_line():
-    listed = dict(re.findall(r"^\| `(\w+)\.py` \| (.+) \|$", PAGE, re.MULTILINE))
-    modules = {path.stem: path for path in (ROOT / "cnn_l1").glob("*.py")}
-    del modules["__init__"]
+    listed = dict(re.findall(r"^\| `([\w/]+)\.py` \| (.+) \|$", PAGE, re.MULTILINE))
+    package = ROOT / "cnn_l1"
     expected = {}
-    for name, path in modules.items():
+    for path in package.rglob("*.py"):
+        if path.name == "__init__.py":
+            continue
+        name = path.relative_to(package).with_suffix("").as_posix()
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
         expected[name] = text.split("\n")[0].rstrip(".")
     assert listed == expected

@@ -1,6 +1,5 @@
 """The command `cnn-l1`, and configs that are called by name."""
 
-import importlib
 import pathlib
 import subprocess
 import sys
@@ -8,14 +7,14 @@ import sys
 import pytest
 
 from cnn_l1 import __main__ as command
-from cnn_l1 import config
+from cnn_l1.config import loading as configs
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
 
 def test_every_command_has_a_module_with_a_main():
     for name in command.COMMANDS:
-        assert callable(importlib.import_module(f"cnn_l1.{name}").main)
+        assert callable(command.main_of(name))
 
 
 def test_help_names_every_command(capsys):
@@ -45,13 +44,13 @@ def test_flags_behind_a_command_are_its_own(capsys):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_shipped_config_is_found_by_its_name(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert config.load(path.stem) == config.load(path)
+    assert configs.load(path.stem) == configs.load(path)
 
 
 def test_a_file_comes_before_a_shipped_config_of_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").write_text("name: mine\nmodel: {name: lenet5}\n", encoding="utf-8")
-    assert config.load("digits").name == "mine"
+    assert configs.load("digits").name == "mine"
 
 
 def test_a_command_as_a_module_starts_without_tensorflow():

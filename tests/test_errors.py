@@ -6,16 +6,21 @@ import pathlib
 import pytest
 
 import cnn_l1
-from cnn_l1 import errors, failures
-from cnn_l1.config import ConfigError
-from cnn_l1.goals import TargetError
+from cnn_l1 import errors
+from cnn_l1.config.loading import ConfigError
+from cnn_l1.process import failures
+from cnn_l1.sparsity.goals import TargetError
 
-MODULES = sorted(path.stem for path in pathlib.Path(cnn_l1.__file__).parent.glob("[a-z]*.py"))
+PACKAGE = pathlib.Path(cnn_l1.__file__).parent
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    for path in PACKAGE.rglob("[a-z]*.py")
+)
 
 
 def classes():
     for name in MODULES:
-        module = importlib.import_module(f"cnn_l1.{name}")
+        module = importlib.import_module(name)
         for found in vars(module).values():
             own = isinstance(found, type) and found.__module__ == module.__name__
             if own and issubclass(found, Exception) and not issubclass(found, Warning):

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_l1 import export, firmware, measure, metadata
+from cnn_l1.export import firmware, tflite
+from cnn_l1.measure import measurement
+from cnn_l1.tflite import metadata
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 COMPILER = shutil.which("g++") or shutil.which("clang++")
@@ -41,9 +43,9 @@ def files(tmp_path_factory):
     for io_type in ("float32", "int8", "uint8"):
         path = folder / f"{io_type}.tflite"
         if io_type == "float32":
-            export.export_tflite(model, path)
+            tflite.export_tflite(model, path)
         else:
-            export.export_tflite(model, path, samples, io_type=io_type)
+            tflite.export_tflite(model, path, samples, io_type=io_type)
         texts = "digits", "pixels from 0 to 255", "logits", LABELS
         path.write_bytes(metadata.add_metadata(path.read_bytes(), *texts))
     bare = metadata.remove_metadata((folder / "int8.tflite").read_bytes())
@@ -67,7 +69,7 @@ def predict(folder, name, image="image.png"):
 def test_predict_litert(files, name):
     folder, image = files
     label, score = predict(folder, f"{name}.tflite")
-    logits = measure.TFLiteRunner(folder / f"{name}.tflite")(image[..., None]).astype("float64")
+    logits = measurement.TFLiteRunner(folder / f"{name}.tflite")(image[..., None]).astype("float64")
     chances = np.exp(logits) / np.exp(logits).sum()
     assert label == ("0" if name == "bare" else "nought") == ("0", LABELS[0])[name != "bare"]
     assert chances.argmax() == 0

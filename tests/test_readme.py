@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import cnn_l1
-import cnn_l1.loss_check
+import cnn_l1.graph.loss_check
 
 ROOT = pathlib.Path(cnn_l1.__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -52,7 +52,7 @@ def test_blocks_run_and_learn(page, activation, tmp_path, monkeypatch):
     x, y = bright_rows()
     names = {"x": x, "y": y}
     with warnings.catch_warnings():
-        warnings.simplefilter("error", cnn_l1.loss_check.LossWarning)
+        warnings.simplefilter("error", cnn_l1.graph.loss_check.LossWarning)
         first, *others = blocks(page)
         exec(compile(first, str(page), "exec"), names)
         held = [v.numpy() == 0 for v in names["model"].trainable_variables]

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import cnn_l1
-from cnn_l1 import groups, show, verify
+from cnn_l1 import show
+from cnn_l1.sparsity import groups
+from cnn_l1.verify import main as verify_main
 
 SAVED = pathlib.Path(__file__).parent / "saved"
 # Zeros as they were counted when the file was written, and the penalty of the first layer.
@@ -40,6 +42,6 @@ def test_a_saved_model_goes_on(name):
 def test_a_run_of_before_verifies_and_is_shown(tmp_path, capsys):
     folder = tmp_path / "xor_run"
     shutil.copytree(SAVED / "xor_run", folder)
-    assert verify.main([str(folder)]) == 0
+    assert verify_main([str(folder)]) == 0
     assert show.main([str(folder)]) == 0
     assert "60.0% of the kernel weights are zero. Accuracy 100.0%." in capsys.readouterr().out

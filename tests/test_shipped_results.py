@@ -9,8 +9,9 @@ import pytest
 from sklearn.linear_model import ElasticNet, Lasso, Ridge
 from sklearn.preprocessing import StandardScaler
 
-from cnn_l1 import config as configs
-from cnn_l1 import data, train
+from cnn_l1.config import loading as configs
+from cnn_l1.data import sets
+from cnn_l1.train.__main__ import main as train_main
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
@@ -20,7 +21,7 @@ def test_digits_gives_its_expected_result(tmp_path):
     """99.3% ± 0.3 over five seeds; more than four deviations below, for any CPU."""
     arguments = ["--config", str(CONFIGS / "digits.yaml"), "--output", str(tmp_path / "run")]
     arguments += ["--set", "baseline=false", "--set", "tensorboard=false"]
-    assert train.main(arguments) == 0
+    assert train_main(arguments) == 0
     report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
     assert report["counts"]["sparsity"] >= 0.90
     assert report["files"]["model_int8.tflite"]["accuracy"] >= 0.98
@@ -59,7 +60,7 @@ def test_linear_is_scikit_learns(l1_strength, l2_strength, make, tmp_path):
     run_config("linear.yaml", tmp_path, *penalty)
     with (tmp_path / "run" / "features.csv").open(encoding="utf-8") as file:
         weights = np.array([float(row["weight"]) for row in csv.DictReader(file)])
-    train_rows = data.load(configs.load(CONFIGS / "linear.yaml").data, seed=0).train
+    train_rows = sets.load(configs.load(CONFIGS / "linear.yaml").data, seed=0).train
     inputs = StandardScaler().fit_transform(train_rows.inputs.astype("float64"))
     other = make(train_rows.size).fit(inputs, train_rows.targets).coef_
     np.testing.assert_allclose(weights, other, atol=0.02)
@@ -71,5 +72,5 @@ def run_config(name, folder, *overrides):
     arguments = ["--config", str(CONFIGS / name), "--output", str(folder / "run")]
     for override in ("baseline=false", "tensorboard=false", *overrides):
         arguments += ["--set", override]
-    assert train.main(arguments) == 0
+    assert train_main(arguments) == 0
     return json.loads((folder / "run" / "report.json").read_text(encoding="utf-8"))

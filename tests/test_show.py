@@ -6,8 +6,9 @@ import json
 import pytest
 from rich.console import Console
 
-from cnn_l1 import report, show
-from cnn_l1.conclusion import conclusion, file_to_use
+from cnn_l1 import show
+from cnn_l1.runs import report
+from cnn_l1.runs.conclusion import conclusion, file_to_use
 
 
 def figures(size, accuracy=0.99, **changes):

@@ -8,7 +8,7 @@ import user_models
 import cnn_l1
 from benchmarks import steps
 from benchmarks.third_party import planted
-from cnn_l1 import macs
+from cnn_l1.graph import macs
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -6,7 +6,13 @@ import zlib
 
 import numpy as np
 
-from cnn_l1 import data, export, macs, measure, models, settings, sparsity
+from cnn_l1.config import settings
+from cnn_l1.data import sets
+from cnn_l1.export import tflite
+from cnn_l1.graph import macs
+from cnn_l1.measure import measurement
+from cnn_l1.models import builders
+from cnn_l1.sparsity import counting
 
 FILE = "model_float32.tflite"
 # Another converter and another interpreter, but float32 and the same network.
@@ -23,11 +29,11 @@ class Examples:
     """
 
     config: object
-    dataset: data.Data
+    dataset: sets.Data
 
     @classmethod
     def load(cls, config):
-        return cls(config, data.load(config.data, config.seed))
+        return cls(config, sets.load(config.data, config.seed))
 
     def write_arrays(self, path):
         """The training and validation splits as an `.npz`; peers never see the test split."""
@@ -45,7 +51,7 @@ def whole_network(examples):
     """The task's network as it is before anything is taken out, without augmentation."""
     config, about = examples.config, examples.dataset.about
     plain = config.model_copy(update={"penalty": settings.PenaltyConfig(name="none")})
-    return models.build(plain, about.input_shape, len(about.class_names))
+    return builders.build(plain, about.input_shape, len(about.class_names))
 
 
 def rebuild(whole, folder):
@@ -84,25 +90,25 @@ def measure_folder(examples, folder, split):
     model = rebuild(whole_network(examples), folder)
     if not (folder / FILE).is_file():
         # Of a tool that has no exporter of its own.
-        export.export_tflite(model, folder / FILE)
+        tflite.export_tflite(model, folder / FILE)
     chosen = examples.dataset.validation if split == "validation" else examples.dataset.load_test()
     batches = list(chosen.evaluation_batches())
-    reference = measure.predict(model, chosen)
-    measured = measure.measure_tflite(folder / FILE, batches, reference)
+    reference = measurement.predict(model, chosen)
+    measured = measurement.measure_tflite(folder / FILE, batches, reference)
     if measured.max_difference > LARGEST_DIFFERENCE:
-        raise export.ExportError(
+        raise tflite.ExportError(
             f"{folder / FILE}: expected the outputs of the network of weights.npz. "
             f"Received: outputs up to {measured.max_difference:.3g} away"
         )
-    export.check_tflite(export.read_tflite((folder / FILE).read_bytes()), model)
+    tflite.check_tflite(tflite.read_tflite((folder / FILE).read_bytes()), model)
     return measured, model
 
 
 def figures(examples, folder):
     """A result's figures from the test split: `file` and the counts of parameters."""
     measured, model = measure_folder(examples, folder, "test")
-    counts = sparsity.count(model)
-    bare = export.strip_names(pathlib.Path(folder / FILE).read_bytes())
+    counts = counting.count(model)
+    bare = tflite.strip_names(pathlib.Path(folder / FILE).read_bytes())
     return {
         "file": {
             "name": FILE,
@@ -120,7 +126,7 @@ def figures(examples, folder):
             "largest_difference": measured.max_difference,
         },
         "nonzero_parameters": counts.nonzero_parameters,
-        "parameters": sparsity.count(whole_network(examples)).parameters,
+        "parameters": counting.count(whole_network(examples)).parameters,
         "layers": [
             {"layer": c.layer, "weights": c.weights, "nonzero": c.nonzero} for c in counts.layers
         ],

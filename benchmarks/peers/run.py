@@ -19,8 +19,8 @@ import sys
 
 from benchmarks.campaign import METHOD, result_name, write_json
 from benchmarks.peers import environments
-from cnn_l1 import config as configs
-from cnn_l1.silence import import_tensorflow
+from cnn_l1.config import loading as configs
+from cnn_l1.process.silence import import_tensorflow
 
 ROOT = environments.ROOT
 # The first is the one at which settings are chosen.
@@ -163,7 +163,7 @@ class Campaign:
         if path.is_file():
             return
         from benchmarks.peers import measuring
-        from cnn_l1 import train
+        from cnn_l1.train import pipeline
 
         print(f"{name}: on its way", flush=True)
         choice = self.choose(point)
@@ -171,7 +171,7 @@ class Campaign:
         training = read_json(folder / "training.json")
         examples = self.examples(seed)
         program = f"python -m benchmarks.peers.run --peer {self.peer.name} --task {self.task}"
-        versions = training.pop("versions") | {"measured_with": train.versions()}
+        versions = training.pop("versions") | {"measured_with": pipeline.versions()}
         settings = read_json(folder / "settings.json")
         settings["cpu_cores"] = training.pop("cpu_cores")
         result = {

@@ -1,0 +1,1 @@
+"""Where examples come from: data sets, splits, embedded sets, augmentation, tasks."""

@@ -1,0 +1,1 @@
+"""What an exported file does: scores, latency, memory, boards."""

@@ -1,0 +1,1 @@
+"""From a config to plain Keras layers; reading the models of users."""

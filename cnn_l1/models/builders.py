@@ -1,0 +1,395 @@
+"""Builders: config -> keras.Model, in plain Keras layers.
+
+Every model takes raw 0-255 pixels or raw features, rescales them inside, and gives
+logits, one a class (softmax moves no decision, and int8 resolves logits better), or
+values.
+"""
+
+import dataclasses
+import fnmatch
+import zipfile
+
+import keras
+from keras import layers
+
+from cnn_l1.config.loading import ConfigError
+from cnn_l1.config.settings import DEFAULT_BLOCKS, PointwiseConfig
+from cnn_l1.data.augmentation import check_augmentation
+from cnn_l1.graph import coupling
+from cnn_l1.sparsity import groups, penalties
+
+
+@dataclasses.dataclass(frozen=True)
+class InputStatistics:
+    """Mean and variance of the training split, one value a channel or feature."""
+
+    mean: tuple[float, ...]
+    variance: tuple[float, ...]
+
+
+def build(config, input_shape, output_count, statistics=None):
+    """Build the configured network.
+
+    Args:
+        config: A `Config`.
+        input_shape: `(rows, cols, channels)` of one image, or `(features,)`.
+        output_count: Number of outputs: of classes, or of values to predict.
+        statistics: `InputStatistics` of the training split; for
+            `normalization: standardize`.
+
+    Returns:
+        A built `keras.Model` from `(batch, rows, cols, channels)` pixels or `(batch,
+        features)` to `(batch, output_count)`, every kernel with its penalty. Augmentation
+        is no part of it: see `augmentation.with_augmentation`.
+
+    Raises:
+        ConfigError: If the network, or the configured augmentation, does not fit its
+            input, or a name pattern in `penalty.layers` matches no layer.
+    """
+    model_config = config.model
+    regularizers = _Regularizers(config.penalty)
+    is_image = len(input_shape) == 3
+    check_augmentation(config.data.augmentation, input_shape)
+    inputs = keras.Input(input_shape, name="image" if is_image else "features")
+    x = _normalize(inputs, model_config.normalization, statistics)
+    builder = BUILDERS[model_config.name]
+    try:
+        outputs = builder(x, model_config, output_count, regularizers)
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"model: expected a network that fits {_size(input_shape)}. "
+            f"Received: {model_config.name}, which does not: {_reason(error)}"
+        ) from None
+    if tuple(outputs.shape) != (None, output_count):
+        raise ConfigError(
+            f"model.blocks: expected a last block that gives {output_count} values an example "
+            f"(units: outputs). Received: an output of shape {tuple(outputs.shape[1:])}"
+        )
+    # Half-precision outputs cost accuracy and nothing is gained by them.
+    outputs = layers.Activation("linear", dtype="float32", name="logits")(outputs)
+    try:
+        model = keras.Model(inputs, outputs, name=model_config.name)
+    except ValueError as error:
+        raise ConfigError(
+            f"model.blocks: expected a name of its own for each block. Received: {_reason(error)}"
+        ) from None
+    regularizers.finish(model)
+    return model
+
+
+def load_weights(model, path):
+    """Give a model the weights of a `.keras` file of the same network.
+
+    Raises:
+        ConfigError: If the file cannot be read, or holds other layers or shapes.
+    """
+    try:
+        source = keras.models.load_model(path, compile=False)
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise ConfigError(
+            f"model.initial_weights: expected a readable .keras file. Received: {path} "
+            f"({_reason(error)})"
+        ) from None
+    given = {v.path: v for v in source.weights}
+    wanted = model.weights
+    for variable in wanted:
+        found = given.get(variable.path)
+        if found is None or tuple(found.shape) != tuple(variable.shape):
+            received = "none of that name" if found is None else f"shape {tuple(found.shape)}"
+            raise ConfigError(
+                f"model.initial_weights: expected {variable.path} of shape "
+                f"{tuple(variable.shape)} in {path}. Received: {received}"
+            )
+    more = sorted(given.keys() - {v.path for v in wanted})
+    if more:
+        raise ConfigError(
+            f"model.initial_weights: expected the weights of this network alone in {path}. "
+            f"Received: also {', '.join(more)}"
+        )
+    for variable in wanted:
+        variable.assign(given[variable.path])
+
+
+class _Regularizers:
+    """Hands each layer its penalty, and checks that every name pattern is used."""
+
+    def __init__(self, config):
+        self.config = config
+        self.unused = set(config.layers)
+
+    def strength(self, layer_name):
+        for pattern, strength in self.config.layers.items():
+            if fnmatch.fnmatchcase(layer_name, pattern):
+                self.unused.discard(pattern)
+                return strength
+        return self.config.l1_strength
+
+    def penalty(self, layer_name):
+        strength = self.strength(layer_name)
+        if self.config.name in ("none", "group_l1", "slimming"):
+            return None
+        if self.config.name == "l1l2":
+            return penalties.L1L2(strength, self.config.l2_strength)
+        if self.config.shape == "reweighted":
+            return penalties.ReweightedL1(strength, self.config.scale)
+        if self.config.shape != "l1":
+            return penalties.Concave(strength, self.config.shape, self.config.scale)
+        return penalties.L1(strength)
+
+    def finish(self, model):
+        """Penalise biases and batch-norm where asked, and check the patterns."""
+        batch_norms = (layers.BatchNormalization,)
+        for layer in model.layers:
+            for variable in layer.trainable_variables:
+                in_batch_norm = isinstance(layer, batch_norms)
+                is_bias = not in_batch_norm and variable.name == "bias"
+                if (is_bias and self.config.biases) or (in_batch_norm and self.config.batch_norm):
+                    variable.regularizer = self.penalty(layer.name)
+        strength, ratio = self.config.l1_strength, self.config.l1_ratio
+        try:
+            if self.config.name == "group_l1":
+                settings = {
+                    name: getattr(self.config, name) for name in ("shape", "scale", "channel_cost")
+                }
+                groups.attach_groups(model, strength, ratio, self.strength, **settings)
+            if self.config.name == "slimming":
+                groups.attach_slimming(model, strength)
+        except ValueError as error:
+            raise ConfigError(f"penalty.name: {error}") from None
+        if self.unused:
+            names = [layer.name for layer in model.layers if layer.trainable_variables]
+            if self.config.name == "group_l1":
+                # Channels that several layers make take the strength of the first.
+                names = [space.members[0].layer for space in coupling.channel_spaces(model)]
+            raise ConfigError(
+                f"penalty.layers: expected patterns that match one of {', '.join(names)}. "
+                f"Received: {', '.join(sorted(self.unused))}"
+            )
+
+
+def _normalize(x, normalization, statistics):
+    if normalization == "none":
+        return x
+    if normalization == "auto":
+        normalization = "rescale" if len(x.shape) == 4 else "standardize"
+    if normalization == "rescale":
+        return layers.Rescaling(1.0 / 255.0, name="rescale")(x)
+    if statistics is None:
+        raise ValueError(
+            "`statistics` must be given for normalization='standardize'. Received: None"
+        )
+    # As one scale and offset, which converters fold into one multiplication and
+    # one addition; a channel without any variance is only centred.
+    scales = [1.0 / max(v, 1e-6) ** 0.5 for v in statistics.variance]
+    offsets = [-m * s for m, s in zip(statistics.mean, scales, strict=True)]
+    return layers.Rescaling(scales, offset=offsets, name="standardize")(x)
+
+
+def _cnn(x, config, output_count, regularizers):
+    blocks = config.blocks or DEFAULT_BLOCKS
+    counts: dict[str, int] = {}
+    last_dense = max((i for i, b in enumerate(blocks) if b.type == "dense"), default=None)
+    for position, block in enumerate(blocks):
+        counts[block.type] = counts.get(block.type, 0) + 1
+        name = block.name or f"{block.type}_{counts[block.type]}"
+        if config.dropout and position == last_dense:
+            x = layers.Dropout(config.dropout, name="dropout")(x)
+        x = _block(block, name, output_count, regularizers)(x)
+    return x
+
+
+def _block(block, name, output_count, regularizers):
+    match block.type:
+        case "conv":
+            return layers.Conv2D(
+                block.filters,
+                block.kernel_size,
+                strides=block.strides,
+                padding=block.padding,
+                activation=block.activation,
+                use_bias=block.use_bias,
+                kernel_regularizer=regularizers.penalty(name),
+                name=name,
+            )
+        case "depthwise":
+            return layers.DepthwiseConv2D(
+                block.kernel_size,
+                strides=block.strides,
+                padding=block.padding,
+                depth_multiplier=block.depth_multiplier,
+                activation=block.activation,
+                use_bias=block.use_bias,
+                depthwise_regularizer=regularizers.penalty(name),
+                name=name,
+            )
+        case "batch_norm":
+            return layers.BatchNormalization(name=name)
+        case "activation":
+            return layers.Activation(block.activation, name=name)
+        case "pool":
+            kind = layers.MaxPooling2D if block.kind == "max" else layers.AveragePooling2D
+            return kind(block.pool_size, strides=block.strides, padding=block.padding, name=name)
+        case "global_pool":
+            average = block.kind == "average"
+            kind = layers.GlobalAveragePooling2D if average else layers.GlobalMaxPooling2D
+            return kind(name=name)
+        case "dropout":
+            return layers.Dropout(block.rate, name=name)
+        case "flatten":
+            return layers.Flatten(name=name)
+        case "dense":
+            return layers.Dense(
+                block.units if isinstance(block.units, int) else output_count,
+                activation=block.activation,
+                use_bias=block.use_bias,
+                kernel_regularizer=regularizers.penalty(name),
+                name=name,
+            )
+    raise ValueError(f"`type` must be a known block. Received: type={block.type!r}")
+
+
+def _dense(x, units, name, regularizers, activation="relu"):
+    penalty = regularizers.penalty(name)
+    return layers.Dense(units, activation=activation, kernel_regularizer=penalty, name=name)(x)
+
+
+def _conv(x, filters, kernel_size, name, regularizers, **settings):
+    penalty = regularizers.penalty(name)
+    return layers.Conv2D(filters, kernel_size, kernel_regularizer=penalty, name=name, **settings)(x)
+
+
+def _drop(x, config):
+    return layers.Dropout(config.dropout, name="dropout")(x) if config.dropout else x
+
+
+def _linear(x, config, output_count, regularizers):
+    """Linear or softmax regression: one dense layer."""
+    if len(x.shape) > 2:
+        x = layers.Flatten(name="flatten")(x)
+    return _dense(_drop(x, config), output_count, "dense", regularizers, "linear")
+
+
+def _lenet_300_100(x, config, output_count, regularizers):
+    """LeNet-300-100 (LeCun et al., 1998): two hidden dense layers."""
+    x = layers.Flatten(name="flatten")(x)
+    x = _dense(x, 300, "dense_1", regularizers)
+    x = _dense(x, 100, "dense_2", regularizers)
+    return _dense(_drop(x, config), output_count, "dense_3", regularizers, "linear")
+
+
+def _lenet5(x, config, output_count, regularizers):
+    """LeNet-5 as the pruning literature has it (Caffe's): 20-50-500."""
+    x = _conv(x, 20, 5, "conv_1", regularizers, activation="relu")
+    x = layers.MaxPooling2D(2, name="pool_1")(x)
+    x = _conv(x, 50, 5, "conv_2", regularizers, activation="relu")
+    x = layers.MaxPooling2D(2, name="pool_2")(x)
+    x = layers.Flatten(name="flatten")(x)
+    x = _dense(x, 500, "dense_1", regularizers)
+    return _dense(_drop(x, config), output_count, "dense_2", regularizers, "linear")
+
+
+def _resnet8(x, config, output_count, regularizers):
+    """The image-classification network of MLPerf Tiny (Banbury et al., 2021)."""
+
+    def conv(x, filters, kernel_size, strides, name):
+        return _conv(
+            x, filters, kernel_size, name, regularizers, strides=strides, padding="same",
+            kernel_initializer="he_normal",
+        )  # fmt: skip
+
+    def norm_relu(x, name, relu=True):
+        x = layers.BatchNormalization(name=f"{name}_norm")(x)
+        return layers.Activation("relu", name=f"{name}_relu")(x) if relu else x
+
+    x = norm_relu(conv(x, 16, 3, 1, "conv"), "conv")
+    for stack, (filters, strides) in enumerate(((16, 1), (32, 2), (64, 2)), start=1):
+        name = f"stack_{stack}"
+        y = norm_relu(conv(x, filters, 3, strides, f"{name}_conv_1"), f"{name}_conv_1")
+        y = norm_relu(conv(y, filters, 3, 1, f"{name}_conv_2"), f"{name}_conv_2", relu=False)
+        if strides != 1:
+            x = conv(x, filters, 1, strides, f"{name}_shortcut")
+        x = layers.Add(name=f"{name}_add")([x, y])
+        x = layers.Activation("relu", name=f"{name}_relu")(x)
+    size = min(x.shape[1], x.shape[2])
+    x = layers.AveragePooling2D(size, name="pool")(x)
+    x = _drop(layers.Flatten(name="flatten")(x), config)
+    return _dense(x, output_count, "dense", regularizers, "linear")
+
+
+def _pointwise(x, config, output_count, regularizers):
+    """A small MobileNet (Howard et al., 2017), for XNNPACK's sparse path.
+
+    Almost all its weights are in 1×1 convolutions, the only ones which that path has
+    sparse; what else it asks for is in docs/sparse.md, and `cnn_l1.export.sparse_tflite` checks it.
+    """
+    settings = config.pointwise or PointwiseConfig()
+
+    def norm_relu(x, name):
+        x = layers.BatchNormalization(name=f"{name}_norm")(x)
+        return layers.Activation("relu", name=f"{name}_relu")(x)
+
+    def halve(x, name):
+        # Zeros that a layer of its own adds stay explicit in the file on even sizes only:
+        # of odd ones the converter makes `same` padding, which the sparse path has not.
+        rows, columns = x.shape[1:3]
+        if rows % 2 or columns % 2:
+            raise ValueError(
+                f"{name} must halve an even number of rows and columns, not {rows}x{columns}"
+            )
+        return layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
+
+    def depthwise(x, strides, name):
+        if strides == 2:
+            x = halve(x, name)
+        x = layers.DepthwiseConv2D(
+            3, strides=strides, padding="valid" if strides == 2 else "same", use_bias=False,
+            depthwise_initializer="he_normal",
+            depthwise_regularizer=regularizers.penalty(name), name=name,
+        )(x)  # fmt: skip
+        return norm_relu(x, name)
+
+    def conv(x, filters, kernel_size, name, **settings):
+        x = _conv(
+            x, filters, kernel_size, name, regularizers, use_bias=False,
+            kernel_initializer="he_normal", **settings,
+        )  # fmt: skip
+        return norm_relu(x, name)
+
+    if len(x.shape) != 4 or x.shape[-1] != 3:
+        raise ValueError(f"its first convolution reads 3 channels, not shape {tuple(x.shape[1:])}")
+    x = conv(halve(x, "conv"), settings.width, 3, "conv", strides=2)
+    filters, number = settings.width, 0
+    for size in range(settings.halvings + 1):
+        for repeat in range(settings.repeats):
+            number += 1
+            strides = 2 if size and not repeat else 1
+            filters *= strides
+            y = depthwise(x, strides, f"depthwise_{number}")
+            y = conv(y, filters, 1, f"pointwise_{number}")
+            keeps = settings.residual and strides == 1
+            x = layers.Add(name=f"add_{number}")([x, y]) if keeps else y
+    x = _drop(layers.GlobalAveragePooling2D(name="global_pool")(x), config)
+    return _dense(x, output_count, "dense", regularizers, "linear")
+
+
+BUILDERS = {
+    "cnn": _cnn,
+    "linear": _linear,
+    "lenet_300_100": _lenet_300_100,
+    "lenet5": _lenet5,
+    "resnet8": _resnet8,
+    "pointwise": _pointwise,
+}
+
+
+def _size(shape):
+    kind = "images" if len(shape) == 3 else "features"
+    return f"{'x'.join(str(size) for size in shape)} {kind}"
+
+
+def _reason(error):
+    """The first sentence of a Keras error, without its list of arguments."""
+    text = " ".join(str(error).split())
+    return text.split(" Arguments received", 1)[0].split("Call arguments", 1)[0].strip()

@@ -1,0 +1,1 @@
+"""What a program of this package does at its edges: quiet, Ctrl-C, failures, processor."""

@@ -1,0 +1,1 @@
+"""A run's folder: files, manifest, report, pictures, verification."""

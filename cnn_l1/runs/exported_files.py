@@ -1,0 +1,273 @@
+"""The files of a run: written in every configured format, described, encoded, measured.
+
+A format that fails loses its own file alone: the reason is told, and the others stand.
+"""
+
+import contextlib
+import dataclasses
+
+from cnn_l1.config import loading as configs
+from cnn_l1.config.loading import ConfigError
+from cnn_l1.export import firmware, sparse_tflite, tflite
+from cnn_l1.export.formats import SPARSE, SPARSE_IMAGES, print_refused, write_format
+from cnn_l1.graph import macs
+from cnn_l1.measure import measurement
+from cnn_l1.process.failures import is_of_the_disk, reason_of, remove
+from cnn_l1.shrink import fold
+from cnn_l1.tflite import encoding, metadata, micro
+
+# What TFLite Micro has kernels for.
+MICRO_KINDS = ("float32", "int8", "int16x8")
+# The network before its batch-norms are folded, from which another training can start.
+UNFOLDED = "model_unfolded.keras"
+
+
+def check_formats(model, formats):
+    """Raise `ConfigError` for formats that the network, whatever its weights, can not have.
+
+    Args:
+        model: The Keras model before training.
+        formats: `export.formats`.
+    """
+    if not any(kind in SPARSE for kind in formats):
+        return
+    # Zeros, and so sparse storage, come in training.
+    found = [f for f in sparse_tflite.lint(model) if f.rule not in ("zeros", "storage")]
+    if found:
+        raise ConfigError(
+            "export.formats: expected a network for XNNPACK's sparse path, such as the builder "
+            f"pointwise on images of 3 channels. Received: {'; '.join(map(str, found))}"
+        )
+
+
+def export_files(model, folder, config, dataset, prefix=""):
+    """Write the configured formats.
+
+    Args:
+        model: A plain `keras.Model`.
+        folder: Folder of the run.
+        config: The `Config`.
+        dataset: The `data.Data` whose training examples calibrate.
+        prefix: Folder inside it, with a slash at its end. Default: none.
+
+    Returns:
+        `{name: path}` of the files that are measured, and `{name: reason}` of those that
+        would not run, or not rightly, and so were not written.
+    """
+    folder, settings = folder / prefix, config.export
+    folder.mkdir(exist_ok=True)
+    # First, as it is: whatever fails later, the trained network is there.
+    tflite.export_keras(model, folder / "model.keras")
+    if settings.fold_batch_norm:
+        if not prefix:
+            (folder / "model.keras").replace(folder / UNFOLDED)
+        model = fold.fold_batch_norm(model)
+        tflite.export_keras(model, folder / "model.keras")
+    files = {f"{prefix}model.keras": folder / "model.keras"}
+    refused: dict[str, str] = {}
+    samples = None
+    if set(tflite.CALIBRATED) & set(settings.formats):
+        samples = dataset.train.sample(settings.calibration_images)
+    for kind in settings.formats:
+        if kind == "c":
+            continue
+        name = tflite.file_name(kind)
+        path = folder / name
+        images = dataset.validation.sample(SPARSE_IMAGES) if kind in SPARSE else None
+        try:
+            write_format(model, kind, path, config, samples, images)
+            if settings.metadata and path.suffix == ".tflite":
+                describe_file(path, config, dataset.about)
+        except Exception as error:
+            remove(path)
+            if is_of_the_disk(error):
+                raise
+            refused[prefix + name] = reason_of(error)
+        else:
+            files[prefix + name] = path
+    if "c" in settings.formats:
+        source = f"model_{'int8' if 'int8' in settings.formats else 'float32'}"
+        header = f"{prefix}{source}.h"
+        if f"{prefix}{source}.tflite" in refused:
+            refused[header] = f"it is made of {source}.tflite, which is not written"
+        else:
+            path = folder / f"{source}.tflite"
+            try:
+                firmware.write_c_source(path, path.with_suffix(".h"))
+            except Exception as error:
+                remove_source(path)
+                if is_of_the_disk(error):
+                    raise
+                refused[header] = reason_of(error)
+    print_refused(refused)
+    return files, refused
+
+
+def remove_source(path):
+    """Remove the C source of a file, if there is one."""
+    for suffix in (".h", ".cc"):
+        remove(path.with_suffix(suffix))
+
+
+def remove_wrong(files, failed, refused):
+    """Remove exported files that do not run, or not rightly, once they were measured.
+
+    `model.keras` stays in any case.
+
+    Args:
+        files: `{name: path}`; what is removed leaves it.
+        failed: `{name: reason}`, as `measure_files` gives it; those files leave it too.
+        refused: `{name: reason}`; they come here.
+    """
+    for name in [n for n in failed if n in files and not n.endswith("model.keras")]:
+        path, reason = files.pop(name), failed.pop(name)
+        remove(path)
+        refused[name] = reason
+        header = path.with_suffix(".h")
+        if header.is_file() and path.suffix == ".tflite":
+            remove_source(path)
+            refused[name.replace(path.name, header.name)] = f"it is made of {path.name}"
+        print_refused({name: reason})
+
+
+def describe_file(path, config, about):
+    """Put labels, the input's meaning and the config into a TFLite file."""
+    told = configs.dump(config, folders=False)
+    content = metadata.add_metadata(
+        path.read_bytes(),
+        config.name,
+        input_meaning(config, about),
+        output_meaning(config, about),
+        about.class_names,
+        told,
+    )
+    path.write_bytes(content)
+
+
+def input_meaning(config, about):
+    """What a file's input is, in words."""
+    scaled = config.model.normalization != "none"
+    if len(about.input_shape) == 3:
+        return f"pixels from 0 to 255; {'scaling is in the model' if scaled else 'not scaled'}"
+    return "features in their own units: " + ", ".join(about.feature_names or ())
+
+
+def output_meaning(config, about):
+    """What a file's output is, in words."""
+    if about.class_names is None:
+        return "values"
+    if config.training.loss == "squared_error":
+        return "one value, 0 or 1" if len(about.class_names) == 2 else "values, one a class"
+    return "logits, one a class"
+
+
+def measure_files(files, examples, networks, task, config, failed=None):
+    """Measure every exported file in the runtime of its kind, and time them side by side.
+
+    Args:
+        files: `{name: path}`, as `export_files` gives them.
+        examples: The `data.Split` to measure on.
+        networks: `{prefix: Keras model}` that the files were made of.
+        task: The `tasks.Task`.
+        config: The `measure` section of the settings.
+        failed: A dict that takes `{name: reason}` of files that cannot be measured, and
+            `{"name: what": reason}` of single figures. Default: such an error is raised.
+
+    Returns:
+        `{name: Measurement}`.
+    """
+    outputs = {
+        prefix: measurement.predict(network, examples) for prefix, network in networks.items()
+    }
+    costs = {prefix: sum(macs.count_macs(n).values()) for prefix, n in networks.items()}
+    measured = {}
+    for name, path in files.items():
+        prefix = next(p for p in sorted(networks, reverse=True) if name.startswith(p))
+        batches = examples.evaluation_batches()
+        with _told(failed, name):
+            figures = measurement.measure_file(path, batches, outputs[prefix], task.decide)
+            measured[name] = dataclasses.replace(figures, macs=costs[prefix])
+    timed = [name for name in measured if name.endswith(".tflite")]
+    latencies = {}
+    with _told(failed, "latency"):
+        latencies = _time(files, timed, examples.sample(1)[0], config)
+    for name in timed:
+        median, p90 = latencies.get(name, (None, None))
+        measured[name] = dataclasses.replace(
+            measured[name], latency_median_ms=median, latency_p90_ms=p90
+        )
+        if config.ram:
+            with _told({} if failed is None else failed, f"{name}: RAM", say=True):
+                measured[name] = dataclasses.replace(
+                    measured[name], ram_bytes=micro.arena_bytes(files[name])
+                )
+    return measured
+
+
+def _time(files, names, example, config):
+    paths = [files[name] for name in names]
+    times = measurement.time_files(paths, [example] * len(paths), config.latency_runs)
+    return dict(zip(names, times, strict=True))
+
+
+@contextlib.contextmanager
+def _told(failed, name, say=False):
+    """Put an error that leaves the block into `failed`, and go on; but the disk's are raised."""
+    try:
+        yield
+    except Exception as error:
+        if failed is None or is_of_the_disk(error):
+            raise
+        failed[name] = reason_of(error)
+        if say:
+            print(f"Not measured: {name}: {failed[name]}")
+
+
+def encode_files(files, settings, failed=None):
+    """Write files with encoded zeros; returns `{name: path}` of those that became smaller.
+
+    Args:
+        files: `{name: path}` of the plain files.
+        settings: The `export` section of the settings.
+        failed: A dict that takes the reasons of those that cannot be encoded. Default:
+            such an error is raised.
+    """
+    written = {}
+    for name, path in files.items() if settings.encode_zeros else ():
+        if path.stem not in ("model_int8", "model_float32"):
+            continue
+        target = path.with_name(f"{path.stem}_encoded.tflite")
+        encoded = name.replace(path.name, target.name)
+        with _told(failed, encoded, say=True):
+            content = metadata.remove_metadata(path.read_bytes())
+            small, _ = encoding.encode_zeros(content, run=False)
+            if small != content:
+                target.write_bytes(small)
+                written[encoded] = target
+    return written
+
+
+def measure_on_micro(files, examples, task, config, failed=None):
+    """`{name: MicroFacts}` of the files that TFLite Micro runs; the others are told.
+
+    Args:
+        files: `{name: path}`, those with encoded zeros too.
+        examples: The `data.Split` to measure on.
+        task: The `tasks.Task`.
+        config: The `measure` section of the settings.
+        failed: A dict that takes the reasons of those that it does not run.
+    """
+    facts: dict[str, micro.MicroFacts] = {}
+    failed = {} if failed is None else failed
+    count = config.micro_examples
+    if not count:
+        return facts
+    inputs, targets = examples.sample(count), examples.targets[:count]
+    for name, path in files.items():
+        stem = path.stem.removesuffix("_encoded")
+        if path.suffix != ".tflite" or stem.removeprefix("model_") not in MICRO_KINDS:
+            continue
+        plain = path.with_name(f"{stem}.tflite")
+        with _told(failed, f"{name}: TFLite Micro", say=True):
+            facts[name] = micro.measure_micro(path, inputs, targets, task.decide, plain)
+    return facts

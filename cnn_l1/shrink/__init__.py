@@ -1,0 +1,1 @@
+"""From zero channels to a smaller network: plan, removal, batch-norm folding."""

@@ -1,0 +1,99 @@
+"""The command `cnn-l1 shrink`: take channels that can go out of a saved Keras model.
+
+python -m cnn_l1.shrink model.keras --output small.keras
+"""
+
+import argparse
+import pathlib
+import sys
+
+from cnn_l1.config.loading import ConfigError
+from cnn_l1.process.silence import import_tensorflow
+from cnn_l1.shrink import removal
+
+
+def main(arguments=None):
+    """Run the command line; returns the exit code: 0 done, 1 failed, 2 bad flag or file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cnn_l1.shrink",
+        description="Remove all-zero filters and units from a saved Keras model.",
+    )
+    parser.add_argument("model", metavar="MODEL.keras", help="a saved Keras model with zeros")
+    parser.add_argument("--output", metavar="SMALL.keras", help="where to write the smaller one")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, and stop")
+    parser.add_argument(
+        "--round-to", type=int, default=1, metavar="N", help="keep channel counts multiples of N"
+    )
+    parser.add_argument(
+        "--allow-empty", action="store_true", help="let an empty branch of a concatenation go"
+    )
+    flags = parser.parse_args(arguments)
+    try:
+        source, target = _check_flags(flags)
+        import_tensorflow()
+        model = _load(source)
+        plan = removal.plan_shrink(model, flags.round_to, flags.allow_empty)
+        print(plan)
+        if target is not None:
+            write_atomically(removal.apply_shrink(model, plan), target)
+            print(f"Wrote {target}")
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except removal.ShrinkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _check_flags(flags):
+    source = pathlib.Path(flags.model)
+    if not source.is_file():
+        raise ConfigError(
+            f"MODEL.keras: expected a file. Received: {source}, and there is no such file"
+        )
+    if flags.round_to < 1:
+        raise ConfigError(f"--round-to: expected 1 or more. Received: {flags.round_to}")
+    if flags.dry_run:
+        return source, None
+    if flags.output is None:
+        raise ConfigError("--output: expected where to write, or --dry-run. Received: neither")
+    target = pathlib.Path(flags.output)
+    if target.suffix != ".keras":
+        raise ConfigError(f"--output: expected a name that ends in .keras. Received: {target}")
+    if not target.parent.is_dir():
+        raise ConfigError(f"--output: expected a folder that is there. Received: {target.parent}")
+    if target.exists() and not flags.overwrite:
+        raise ConfigError(
+            f"--output: expected a new file. Received: {target}, which is there; "
+            "--overwrite replaces it."
+        )
+    return source, target
+
+
+def _load(path):
+    from cnn_l1.models.saved import LoadError, load_model
+
+    try:
+        return load_model(path)
+    except LoadError as error:
+        raise removal.ShrinkError(str(error)) from None
+
+
+def write_atomically(model, path):
+    """Save a model so that a file is there only when it is whole."""
+    partial = path.with_name(f".{path.stem}.partial.keras")
+    try:
+        model.save(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise removal.ShrinkError(
+            f"--output: expected room to write {path}. Received: {error}"
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Penalties, proximal optimizers, counting, thresholding, callbacks, targets."""

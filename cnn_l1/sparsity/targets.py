@@ -1,0 +1,401 @@
+"""Reach a given sparsity in one run: steer the penalties' strength, then freeze.
+
+`TargetSparsity` measures several times an epoch what the penalties have zeroed, and
+moves the logarithm of their strength so that it follows a path to the target; to a
+target in multiply-adds it takes channels out along the path itself. At the deadline it
+zeroes the few smallest weights that are still missing, holds all zeros and takes the
+penalty away.
+"""
+
+import fnmatch
+import math
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from cnn_l1.sparsity import counting as sparsity
+from cnn_l1.sparsity.callbacks import (
+    built_optimizer,
+    check_empty_layers,
+    report_empty,
+    wrapped_optimizer,
+)
+from cnn_l1.sparsity.channel_goal import ChannelGoal
+from cnn_l1.sparsity.goals import RETREAT, LayerGoal, WeightGoal
+from cnn_l1.sparsity.optimizers import Proximal
+
+
+class TargetWarning(UserWarning):
+    """A run ended beside its target."""
+
+
+class TargetSparsity(keras.callbacks.Callback):
+    """Steer the penalties' strength to a target by a deadline, then freeze.
+
+    **Path.** From what is zero at the start, `s₀`, to the target `s`, at the fraction
+    `t` of the way to the deadline: `s + (s₀ − s) · (1 − t / 0.85)³`, then `s` (Zhu and
+    Gupta, To prune, or not to prune, 2017, eq. 1).
+
+    **Channels.** With `macs`, each check takes out what the path asks for and the penalty
+    has not zeroed; zeros are held from the first cut on, and behind 0.85 of the way
+    nothing is missing any more. Those go whose part of their layer is the least at its
+    price: a channel's square over the squares of those that are no smaller (LAMP: Lee et
+    al., Layer-adaptive sparsity for the magnitude-based pruning, 2021), divided by the
+    root of the multiply-adds that go with it. The penalty makes channels small and is not
+    to choose among them, for its prices are those of the whole network: each check that
+    finds channels zeroed by it halves its strength.
+
+    **Control.** With `e = logit(path) − logit(what is zero now)`, each check moves
+
+        log strength_scale ← log strength_scale + 16 · e · Δt + Δe
+
+    by at most 40 nats over the whole way (not with `macs`). In these units networks answer
+    much alike. A strength far too high is not waited for: where half the target more is
+    zero than the path says (with `macs` a tenth), a quarter less is left than the target
+    leaves, or a layer has become all zero ahead of the path, the trainable weights of the
+    last good check come back and the strength is halved. (Units of zeros behind a ReLU have
+    no gradient: no strength brings them back. So with `macs` any miss beyond `tolerance` is
+    undone.)
+
+    **Deadline.** Behind the last update of epoch `by_epochs`, the smallest of what is
+    left is zeroed until the target is met, `hold_zeros` becomes 1 and the strength 0:
+    the epochs that follow fine-tune, and the zeros stay as many as they are. If too
+    many weights are zero at the last check before the deadline, the strength is 0 from
+    there, so that weights come back and the largest of them stay; those that became zero
+    behind the last check come back as they were.
+
+    Give the penalties any strengths: only their ratios between layers matter, and how
+    soon the path is met. `StrengthRamp` and `Threshold` move or hold the same things
+    and do not belong in the same `fit`. A run that is resumed with `initial_epoch` and
+    its saved optimizer goes on as if it had not been interrupted. Data of a length that
+    is not known beforehand are steered from the second epoch on. It writes `strength_scale` and
+    `target` (where the path is: a fraction, or multiply-adds, and then `macs` too) into
+    the epoch's logs; with `layers`, `strength_scale/<layer>` and `target/<layer>`.
+
+    Args:
+        sparsity: Float between 0 and 1: the fraction of all kernel weights to become
+            zero. Met to the nearest whole weight. Default `None`.
+        layers: `{layer name pattern: sparsity}`, patterns as in `fnmatch`, the first
+            match wins: the fraction of each matched kernel. Other layers keep their
+            strength to the end. Needs `Proximal(variable_scales=True)` and penalties
+            on single variables. Default `None`.
+        macs: Integer: multiply-adds of one sample to be left, as `plan_shrink` counts
+            them, for penalties from `attach_groups`. Met from below within
+            `tolerance`, where whole channels allow. Default `None`. Give exactly one
+            of the three.
+        by_epochs: Whole epochs to the deadline, counted from epoch 0, 1 or more.
+        threshold: Float, 0 or more: up to it a weight's size, or a channel's root mean
+            square, counts as zero on the way. Under Adam small weights flicker
+            between zero and not. Default 1e-3.
+        tolerance: Float between 0 and 1: how far below `macs` counts as met, as a
+            fraction. Default 0.03.
+        checks_per_epoch: Whole number, 1 or more, of checks in each epoch; at the start
+            they are denser. Default 20.
+        empty_layers: What to do when the cut at the deadline would make a layer all
+            zero: `"warn"` (default) or `"forbid"` (raise `EmptyLayerError`).
+
+    Attributes:
+        frozen: Whether the deadline has passed.
+        found_scale: The `strength_scale` just before the deadline (with `layers`, a
+            dict by layer); `None` before.
+
+    Raises:
+        ValueError: If an argument is out of range; on training start, if the optimizer
+            is not a `Proximal`, zeros are held already, or the target cannot be reached.
+    """
+
+    def __init__(
+        self,
+        sparsity: float | None = None,
+        layers: dict[str, float] | None = None,
+        macs: int | None = None,
+        by_epochs: int | None = None,
+        threshold: float = 1e-3,
+        tolerance: float = 0.03,
+        checks_per_epoch: int = 20,
+        empty_layers: str = "warn",
+    ) -> None:
+        super().__init__()
+        given = {"sparsity": sparsity, "layers": layers, "macs": macs}
+        if sum(value is not None for value in given.values()) != 1:
+            raise ValueError(
+                "TargetSparsity expects exactly one of `sparsity`, `layers` and `macs`. "
+                f"Received: {', '.join(f'{name}={value!r}' for name, value in given.items())}"
+            )
+        if sparsity is not None:
+            check_fraction("sparsity", sparsity)
+        if layers is not None:
+            if not isinstance(layers, dict) or not layers:
+                raise ValueError(
+                    "`layers` must be a dict from name patterns to sparsities. "
+                    f"Received: layers={layers!r}"
+                )
+            for pattern, value in layers.items():
+                check_fraction(f"layers[{pattern!r}]", value)
+        if macs is not None:
+            check_whole("macs", macs)
+        check_whole("by_epochs", by_epochs)
+        check_whole("checks_per_epoch", checks_per_epoch)
+        check_fraction("tolerance", tolerance)
+        if not threshold >= 0:
+            raise ValueError(f"`threshold` must be 0 or more. Received: threshold={threshold!r}")
+        check_empty_layers(empty_layers)
+        self.sparsity = sparsity
+        self.layers: Any = layers
+        self.macs = macs
+        self.by_epochs: Any = by_epochs
+        self.threshold = threshold
+        self.tolerance = tolerance
+        self.checks_per_epoch = checks_per_epoch
+        self.empty_layers = empty_layers
+        self.frozen = False
+        self.found_scale: float | dict[str, float] | None = None
+
+    def on_train_begin(self, logs=None):
+        self.frozen, self.found_scale = False, None
+        optimizer = built_optimizer(self.model, Proximal, type(self).__name__)
+        self._goals = self._make_goals(optimizer)
+        self._remembered = []
+        self._steps: Any = (self.params or {}).get("steps")
+        self._first_epoch = None
+        self._seen, self._epoch_is_over = 0, False  # batches of this epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch, self._seen, self._epoch_is_over = epoch, 0, False
+        if self._first_epoch is None:
+            self._begin(epoch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        # More than one batch with `steps_per_execution`.
+        self._stride, self._seen = batch + 1 - self._seen, batch + 1
+        if self.frozen or self._steps is None:
+            return
+        self._since_check += self._stride
+        if self._epoch == self.by_epochs - 1 and self._seen >= self._steps:
+            self._freeze()
+        elif self._since_check >= self._interval:
+            self._check()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._steps is None:
+            # The length of a generator is known behind its first epoch.
+            self._steps = self._seen
+        if not self.frozen and epoch >= self.by_epochs - 1:
+            self._freeze()
+        self._epoch_is_over = True
+        if logs is None:
+            return
+        for goal in self._goals:
+            logs.update(goal.logs(goal.target if self.frozen else goal.path(self._progress())))
+
+    def on_train_end(self, logs=None):
+        if not self.frozen:
+            warnings.warn(
+                f"TargetSparsity expected to train for by_epochs={self.by_epochs} epochs. "
+                f"Received: {self._epoch + 1}; the target is not met",
+                TargetWarning,
+                stacklevel=2,
+            )
+
+    def _make_goals(self, optimizer):
+        if self.macs is not None:
+            return [ChannelGoal(self.model, optimizer, self.macs, self.threshold, self.tolerance)]
+        kernels = sparsity.kernels(self.model, frozen=False)
+        if self.sparsity is not None:
+            return [WeightGoal(optimizer, kernels, self.sparsity, self.threshold)]
+        unused, goals = set(self.layers), []
+        for name, variable in kernels:
+            pattern = next((p for p in self.layers if fnmatch.fnmatchcase(name, p)), None)
+            if pattern is not None:
+                unused.discard(pattern)
+                target = self.layers[pattern]
+                goals.append(LayerGoal(optimizer, [(name, variable)], target, self.threshold))
+        if unused:
+            raise ValueError(
+                "`layers` expects patterns that each match a kernel which none before matches, of "
+                f"{', '.join(name for name, _ in kernels)}. Received: {', '.join(sorted(unused))}"
+            )
+        return goals
+
+    def _begin(self, epoch):
+        self._first_epoch = epoch
+        self._interval, self._since_check, self._time = 1, 0, 0.0
+        states = wrapped_optimizer(self.model, Proximal, type(self).__name__).states
+        state = states.get("target")
+        goes_on = state and self._fits(state, epoch, states.was_loaded("target"))
+        states.keep("target", self._state)
+        if goes_on:
+            self._resume(state)
+            if self.frozen:
+                return
+            if epoch >= self.by_epochs:
+                self._freeze()
+            return
+        if epoch >= self.by_epochs:
+            self._freeze()
+            return
+        optimizer = wrapped_optimizer(self.model, Proximal, type(self).__name__)
+        if self.macs is None and float(ops.convert_to_numpy(optimizer.hold_zeros)) > 0:
+            raise ValueError(
+                "TargetSparsity expects that zeros may come back until its deadline. "
+                f"Received: hold_zeros=1 in epoch {epoch + 1} of by_epochs={self.by_epochs}"
+            )
+        for goal in self._goals:
+            goal.begin()
+        self._remember()
+
+    def _settings(self):
+        """What a saved state is good for: the targets, by name."""
+        return ",".join(f"{goal.name}={goal.target!r}" for goal in self._goals)
+
+    def _state(self):
+        """What a later training must know to go on as this one would."""
+        if self._first_epoch is None:
+            return {}
+        is_over = self._epoch_is_over or (self._steps is not None and self._seen >= self._steps)
+        state = {
+            "settings": np.frombuffer(self._settings().encode(), "uint8"),
+            "epoch": self._epoch,
+            "epoch_is_over": is_over,
+            "frozen": self.frozen,
+            "first_epoch": self._first_epoch,
+            "steps": self._steps or 0,
+        }
+        if self.found_scale is not None:
+            found = self.found_scale
+            state["found_scale"] = list(found.values()) if isinstance(found, dict) else [found]
+        if self.frozen:
+            return state
+        state["pace"] = [self._interval, self._since_check, self._time]
+        for number, goal in enumerate(self._goals):
+            state[f"goal_{number}"] = goal.state()
+            state[f"empty_{number}"] = [name in goal.remembered_empty for name in goal.parts()]
+        for number, (_, value) in enumerate(self._remembered):
+            state[f"weight_{number}"] = ops.convert_to_numpy(value)
+        return state
+
+    def _fits(self, state, epoch, was_loaded):
+        """Whether a saved state is that of this run, just before this epoch."""
+        if np.asarray(state["settings"]).tobytes() != self._settings().encode():
+            return False
+        behind = epoch - int(state["epoch"])
+        # A backup made within an epoch is followed by the whole of that epoch.
+        return behind == 1 or (was_loaded and behind == 0 and not bool(state["epoch_is_over"]))
+
+    def _resume(self, state):
+        self.frozen = bool(state["frozen"])
+        self._first_epoch = int(state["first_epoch"])
+        self._steps = self._steps or int(state["steps"]) or None
+        if "found_scale" in state:
+            found = [float(scale) for scale in np.atleast_1d(state["found_scale"])]
+            names = [goal.name for goal in self._goals]
+            self.found_scale = (
+                dict(zip(names, found, strict=True)) if self.layers is not None else found[0]
+            )
+        if self.frozen:
+            return
+        interval, since_check, self._time = map(float, state["pace"])
+        self._interval, self._since_check = int(interval), int(since_check)
+        for number, goal in enumerate(self._goals):
+            goal.resume(state[f"goal_{number}"])
+            flags = zip(goal.parts(), state[f"empty_{number}"], strict=True)
+            goal.remembered_empty = frozenset(name for name, is_empty in flags if is_empty)
+        self._remembered = [
+            (v, ops.convert_to_tensor(state[f"weight_{number}"], dtype=v.dtype))
+            for number, v in enumerate(self.model.trainable_variables)
+        ]
+
+    def _progress(self):
+        """The fraction of the way to the deadline, 0 to 1."""
+        within = self._seen / self._steps if self._steps else 0.0
+        epochs = self.by_epochs - self._first_epoch
+        return min(1.0, (self._epoch + within - self._first_epoch) / epochs)
+
+    def _check(self):
+        self._sync()
+        progress = self._progress()
+        elapsed, self._time = progress - self._time, progress
+        regular = max(1, self._steps // self.checks_per_epoch)
+        self._interval, self._since_check = min(2 * self._interval, regular), 0
+        # In batches, up to the deadline.
+        left = (1.0 - progress) * (self.by_epochs - self._first_epoch) * self._steps
+        for goal in self._goals:
+            goal.measure()
+        destroyed = [goal for goal in self._goals if goal.is_destroyed(progress)]
+        if destroyed:
+            self._restore()
+            for goal in destroyed:
+                goal.move(-RETREAT)
+            self._interval = 1
+            return
+        for goal in self._goals:
+            goal.keep_pace(progress)
+        self._remember()
+        for goal in self._goals:
+            goal.steer(progress, elapsed)
+            # The deadline comes before the next check, or just behind it.
+            if left <= 2 * max(regular, self._stride) and goal.is_above():
+                goal.set_scale(0.0)
+
+    def _remember(self):
+        """Keep the trainable weights, for `is_destroyed`."""
+        self._remembered = [
+            (v, ops.copy(ops.convert_to_tensor(v))) for v in self.model.trainable_variables
+        ]
+        for goal in self._goals:
+            goal.remember()
+
+    def _restore(self):
+        for variable, value in self._remembered:
+            variable.assign(value)
+
+    def _freeze(self):
+        self._sync()
+        self.frozen = True
+        began = self._first_epoch < self.by_epochs
+        for goal in self._goals:
+            goal.measure()
+        if began and any(goal.is_destroyed(1.0) for goal in self._goals):
+            self._restore()
+        before = {id(variable): value for variable, value in self._remembered}
+        self._remembered = []
+        planned = [pair for goal in self._goals for pair in goal.cut(before)]
+        values = {id(variable): value for variable, value in planned}
+        for name, variable in sparsity.kernels(self.model, frozen=False):
+            value = values.get(id(variable))
+            if value is not None and not value.any() and ops.convert_to_numpy(variable).any():
+                report_empty(name, self.empty_layers, "by the cut to the target")
+        # Only when every layer has passed: a refused cut changes nothing.
+        for variable, value in planned:
+            variable.assign(value)
+        optimizer = wrapped_optimizer(self.model, Proximal, type(self).__name__)
+        optimizer.hold_zeros.assign(1.0)
+        if began:
+            found = {goal.name: math.exp(goal.log_scale) for goal in self._goals}
+            self.found_scale = found if self.layers is not None else found[""]
+        for goal in self._goals:
+            goal.set_scale(0.0)
+            missed = goal.missed()
+            if missed:
+                warnings.warn(missed, TargetWarning, stacklevel=2)
+
+    def _sync(self):
+        """On JAX, weights are elsewhere within an epoch: bring them to the variables."""
+        if hasattr(self.model, "jax_state_sync"):
+            self.model.jax_state_sync()
+
+
+def check_fraction(name, value):
+    """Raise unless a setting is a number between 0 and 1."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0.0 < value < 1.0:
+        raise ValueError(f"`{name}` must be a number between 0 and 1. Received: {value!r}")
+
+
+def check_whole(name, value):
+    """Raise unless a setting is a whole number from 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"`{name}` must be a whole number, 1 or more. Received: {name}={value!r}")

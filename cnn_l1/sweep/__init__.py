@@ -1,0 +1,1 @@
+"""Many runs: strengths, plan, engines, selection."""

@@ -1,0 +1,75 @@
+"""The command `cnn-l1 sweep`: train along strengths λ and choose one on validation data.
+
+python -m cnn_l1.sweep --config configs/digits_path.yaml
+"""
+
+import argparse
+import sys
+
+from cnn_l1.config import loading as configs
+from cnn_l1.config.flags import add_flags, read_flags
+from cnn_l1.config.loading import ConfigError
+from cnn_l1.process.failures import known_failure
+from cnn_l1.process.interrupt import stoppable
+from cnn_l1.process.silence import import_tensorflow
+from cnn_l1.sweep import search
+from cnn_l1.sweep.engines import set_threads
+from cnn_l1.sweep.selection import BudgetError
+
+
+def main(arguments=None):
+    """Run the command line; returns the exit code.
+
+    0: done. 1: no choice could be made. 2: bad file, key, value or flag. 130: interrupted;
+    the same command with `--resume` goes on.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m cnn_l1.sweep",
+        description="Train along strengths λ, choose one on validation data, test it once.",
+    )
+    add_flags(parser, "sweep", "sweep.points=12")
+    there = parser.add_mutually_exclusive_group()
+    there.add_argument("--overwrite", action="store_true", help="replace a sweep that is there")
+    there.add_argument("--resume", action="store_true", help="go on with a sweep that was cut off")
+    parser.add_argument(
+        "--address", metavar="HOST:PORT", help="Ray cluster, for sweep.engine ray; 'auto' finds it"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved config and the runs, and stop"
+    )
+    flags = parser.parse_args(arguments)
+    try:
+        config, output = read_flags(flags)
+        search.check(config, flags.address)
+        if flags.dry_run:
+            print(configs.dump(config))
+            print(search.describe_runs(config))
+            return 0
+        search.check_folder(output, config, flags.overwrite, flags.resume)
+        with stoppable():
+            # What this process trains, the end of the path and the choice, repeats too.
+            set_threads(config.sweep.threads)
+            import_tensorflow()
+            search.check_network(config)
+            search.open_folder(output, config, flags.overwrite, flags.resume)
+            search.sweep(config, output.absolute(), flags.address)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (BudgetError, search.NoChoiceError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; --resume goes on from the runs that are done", file=sys.stderr)
+        return 130
+    except Exception as error:
+        message = known_failure(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One TFLite file: read, edit, write, run (LiteRT, TFLite Micro)."""

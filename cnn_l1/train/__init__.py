@@ -1,0 +1,1 @@
+"""The spine: one run, from config to report."""
