@@ -80,7 +80,7 @@ def make(path, settings, images):
     config = configs.load(path, [*overrides, "target=null", "thresholding=null"])
     shape, _ = SHAPES[config.data.name]
     keras.config.set_dtype_policy(config.model.dtype_policy)
-    neutral = builders.InputStatistics((127.0,) * shape[-1], (4000.0,) * shape[-1])
+    neutral = sets.InputStatistics((127.0,) * shape[-1], (4000.0,) * shape[-1])
     model = builders.build(config, shape, 10, neutral)
     if settings["halve"]:
         model = removal.apply_shrink(model, removal.plan_shrink(without_half(model)))

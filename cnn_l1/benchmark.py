@@ -10,6 +10,7 @@ import sys
 
 from cnn_l1.config.loading import ConfigError
 from cnn_l1.measure import latency
+from cnn_l1.process import tables
 from cnn_l1.runs import report
 
 
@@ -33,7 +34,7 @@ def main(arguments=None):
         print(f"error: {error}", file=sys.stderr)
         return 2
     kind = "CPU" if flags.threads == 1 else "wall"
-    report.print_rows(
+    tables.print_rows(
         f"One example, {flags.threads} thread{'s' * (flags.threads > 1)}, {kind} time", figures
     )
     for line in warnings:

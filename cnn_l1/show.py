@@ -11,7 +11,7 @@ import types
 from typing import Any
 
 from cnn_l1.config.loading import ConfigError
-from cnn_l1.runs import report
+from cnn_l1.process import tables
 from cnn_l1.runs.conclusion import conclusion
 
 
@@ -56,9 +56,9 @@ def show(folder: pathlib.Path) -> None:
             f"{path}: expected a run's report. Received: another file "
             f"({type(error).__name__}: {error})"
         ) from None
-    report.print_layers(counts)
+    tables.print_layers(counts)
     if files:
-        report.print_files(files, split=split)
+        tables.print_files(files, split=split)
     for line in lines:
         print(line)
 

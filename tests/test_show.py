@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from cnn_l1 import show
-from cnn_l1.runs import report
+from cnn_l1.process import tables
 from cnn_l1.runs.conclusion import conclusion, file_to_use
 
 
@@ -88,7 +88,7 @@ def test_what_is_no_run_is_told_in_a_line(tmp_path, capsys, content):
 def test_the_files_table_fits_the_terminal(width):
     console = Console(width=width, force_terminal=True, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     files = {name: show._figures(one) for name, one in REPORT["files"].items()}
-    report.print_files(files, console)
+    tables.print_files(files, console)
     text = console.export_text()
     assert all(len(line) <= width for line in text.splitlines())
     assert "…" not in text

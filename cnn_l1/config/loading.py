@@ -15,7 +15,6 @@ from typing import Any, get_args, get_origin
 import pydantic
 import yaml
 
-from cnn_l1.config import recipe
 from cnn_l1.config.settings import Config, Section
 from cnn_l1.errors import CnnL1Error
 
@@ -59,15 +58,13 @@ def _construct_mapping(loader, node, deep=False):
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 
 
-def load(path, overrides=(), sparsity: float | None = None):
+def load(path, overrides=()):
     """Read a config file and apply `key=value` overrides.
 
     Args:
         path: A YAML file, or the name of a config that the package ships, such as
             `"digits"`. A file of that name comes first.
         overrides: Texts such as `"optimizer.learning_rate=3e-4"`, in order.
-        sparsity: Float between 0 and 1: change the settings by the default recipe
-            (`cnn_l1.config.recipe`) so that the run reaches it. Default `None`: no recipe.
 
     Returns:
         A validated, frozen `Config`.
@@ -75,6 +72,24 @@ def load(path, overrides=(), sparsity: float | None = None):
     Raises:
         ConfigError: Naming the file, the dotted key, what was expected and what
             was received.
+    """
+    data, _, source = read(path, overrides)
+    return validate(data, source)
+
+
+def read(path, overrides=()):
+    """Read a config file as plain data, with overrides applied and nothing validated.
+
+    Args:
+        path: As `load` takes it.
+        overrides: As `load` takes them.
+
+    Returns:
+        `(data, named, source)`: the settings as a mapping, those that the overrides name
+        alone, and the file for messages.
+
+    Raises:
+        ConfigError: If the file, or an override, cannot be read.
     """
     path = _shipped(path)
     try:
@@ -94,9 +109,7 @@ def load(path, overrides=(), sparsity: float | None = None):
     for override in overrides:
         _apply_override(data, override)
         _apply_override(named, override)
-    if sparsity is None:
-        return validate(data, str(path))
-    return _load_by_recipe(data, named, sparsity, str(path))
+    return data, named, str(path)
 
 
 # Beside the package in a checkout; inside it where a wheel was installed.
@@ -124,20 +137,6 @@ def _shipped(path):
     )
 
 
-def _load_by_recipe(data, named, sparsity, path):
-    try:
-        recipe.check_sparsity(sparsity)
-        recipe.apply_recipe(data, named, sparsity)
-    except recipe.RecipeError as error:
-        raise ConfigError(f"--sparsity: {error}") from None
-    source = f"{path} with --sparsity {sparsity:g}"
-    config = validate(data, source)
-    if config.target is not None and config.target.macs is not None:
-        data["target"]["macs"] = recipe.macs_left(config, sparsity)
-        config = validate(data, source)
-    return config
-
-
 def validate(data, source="config"):
     """Turn plain data into a `Config`, or raise `ConfigError`."""
     try:
@@ -148,6 +147,23 @@ def validate(data, source="config"):
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{source}: expected plain YAML values. Received: {error}") from None
+
+
+def with_settings(config, settings):
+    """A config with some settings changed, checked as a file's are.
+
+    Args:
+        config: A `Config`.
+        settings: `{"penalty.l1_strength": 1e-3}` and so on, by dotted key.
+    """
+    data = config.model_dump(mode="json")
+    for key, value in settings.items():
+        *sections, last = key.split(".")
+        node = data
+        for section in sections:
+            node = node[section]
+        node[last] = value
+    return validate(data, config.name)
 
 
 def dump(config, folders=True):
@@ -317,6 +333,3 @@ def _kind(value):
 def _short(value):
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-__all__ = ["Config", "ConfigError", "dump", "json_schema", "load", "validate"]

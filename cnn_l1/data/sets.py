@@ -21,7 +21,6 @@ import tensorflow as tf
 
 from cnn_l1.config.loading import ConfigError
 from cnn_l1.errors import CnnL1Error
-from cnn_l1.models.builders import InputStatistics
 from cnn_l1.process.silence import silenced
 
 EMBEDDED = ("digits", "xor", "diabetes", "sparse_regression")
@@ -37,6 +36,14 @@ class DataError(CnnL1Error, RuntimeError):
 
 def _no_stream() -> tf.data.Dataset:
     raise TypeError("A split in memory expected to be read from `inputs`. Received: a stream")
+
+
+@dataclasses.dataclass(frozen=True)
+class InputStatistics:
+    """Mean and variance of the training split, one value a channel or feature."""
+
+    mean: tuple[float, ...]
+    variance: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,6 @@ logits, one a class (softmax moves no decision, and int8 resolves logits better)
 values.
 """
 
-import dataclasses
 import fnmatch
 import zipfile
 
@@ -17,14 +16,6 @@ from cnn_l1.config.settings import DEFAULT_BLOCKS, PointwiseConfig
 from cnn_l1.data.augmentation import check_augmentation
 from cnn_l1.graph import coupling
 from cnn_l1.sparsity import groups, penalties
-
-
-@dataclasses.dataclass(frozen=True)
-class InputStatistics:
-    """Mean and variance of the training split, one value a channel or feature."""
-
-    mean: tuple[float, ...]
-    variance: tuple[float, ...]
 
 
 def build(config, input_shape, output_count, statistics=None):

@@ -11,7 +11,7 @@ from cnn_l1.config.loading import ConfigError
 from cnn_l1.export import firmware, sparse_tflite, tflite
 from cnn_l1.export.formats import SPARSE, SPARSE_IMAGES, print_refused, write_format
 from cnn_l1.graph import macs
-from cnn_l1.measure import measurement
+from cnn_l1.measure import measurement, on_micro
 from cnn_l1.process.failures import is_of_the_disk, reason_of, remove
 from cnn_l1.shrink import fold
 from cnn_l1.tflite import encoding, metadata, micro
@@ -257,7 +257,7 @@ def measure_on_micro(files, examples, task, config, failed=None):
         config: The `measure` section of the settings.
         failed: A dict that takes the reasons of those that it does not run.
     """
-    facts: dict[str, micro.MicroFacts] = {}
+    facts: dict[str, on_micro.MicroFacts] = {}
     failed = {} if failed is None else failed
     count = config.micro_examples
     if not count:
@@ -269,5 +269,5 @@ def measure_on_micro(files, examples, task, config, failed=None):
             continue
         plain = path.with_name(f"{stem}.tflite")
         with _told(failed, f"{name}: TFLite Micro", say=True):
-            facts[name] = micro.measure_micro(path, inputs, targets, task.decide, plain)
+            facts[name] = on_micro.measure_micro(path, inputs, targets, task.decide, plain)
     return facts

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cnn_l1.errors import CnnL1Error
+from cnn_l1.process.tables import shrink_table
 
 TOLERANCE = 1e-4  # of the largest output
 
@@ -92,8 +93,6 @@ class ShrinkPlan:
         return any(layer.channels_after < layer.channels_before for layer in self.layers)
 
     def __str__(self):
-        from cnn_l1.runs.report import shrink_table
-
         return shrink_table(self)
 
 

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from cnn_l1.graph.layer_kinds import is_kernel, leaf_layers, unknown_weights, weighted_layers
+from cnn_l1.process.tables import layers_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +88,6 @@ class ModelCount:
 
     def __str__(self):
         """A table of the layers, and totals."""
-        from cnn_l1.runs.report import layers_table
-
         return layers_table(self)
 
 

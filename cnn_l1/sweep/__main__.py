@@ -7,7 +7,6 @@ import argparse
 import sys
 
 from cnn_l1.config import loading as configs
-from cnn_l1.config.flags import add_flags, read_flags
 from cnn_l1.config.loading import ConfigError
 from cnn_l1.process.failures import known_failure
 from cnn_l1.process.interrupt import stoppable
@@ -15,6 +14,7 @@ from cnn_l1.process.silence import import_tensorflow
 from cnn_l1.sweep import search
 from cnn_l1.sweep.engines import set_threads
 from cnn_l1.sweep.selection import BudgetError
+from cnn_l1.train.flags import add_flags, read_flags
 
 
 def main(arguments=None):

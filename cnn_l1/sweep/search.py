@@ -62,6 +62,7 @@ def sweep(config, output, address=None):
         BudgetError: If no model fits the budget.
         NoChoiceError: If no run ended well, or none is good enough for the rule.
     """
+    from cnn_l1.process import tables
     from cnn_l1.runs import pictures, report
 
     settings = config.sweep
@@ -79,7 +80,7 @@ def sweep(config, output, address=None):
     rows = [dataclasses.replace(row, chosen=row is chosen) for row in rows]
     table = ([dense] if dense is not None else []) + rows
     classes = is_classification(config)
-    report.print_sweep(table, classes)
+    tables.print_sweep(table, classes)
     for event in events.values():
         if event.state in ("failed", "stopped"):
             print(f"{event.name}: {event.state}: {event.reason}")
@@ -172,22 +173,16 @@ def check_network(config):
 
     Before anything is made or run, for every point would fail of it.
     """
-    from cnn_l1.data import sets as data
-    from cnn_l1.data import tasks
-    from cnn_l1.models import builders
+    from cnn_l1.models.untrained import untrained_network
     from cnn_l1.runs import exported_files
     from cnn_l1.train.pipeline import forewarn_of_formats
 
-    about = data.describe(config.data)
+    network, about = untrained_network(config)
     if config.sweep.rule == "max_drop" and about.class_names is None:
         raise ConfigError(
             "sweep.rule: expected 'best' or 'one_standard_error', for targets that are numbers. "
             "Received: 'max_drop', which counts points of accuracy"
         )
-    channels = about.input_shape[-1]
-    neutral = builders.InputStatistics((0.0,) * channels, (1.0,) * channels)
-    outputs = tasks.task_of(config.training.loss, about).outputs
-    network = builders.build(config, about.input_shape, outputs, neutral)
     exported_files.check_formats(network, config.export.formats)
     forewarn_of_formats(network, config, formats.made_up_samples(about.input_shape))
 

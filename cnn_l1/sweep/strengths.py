@@ -2,8 +2,7 @@
 
 import math
 
-from cnn_l1.config import loading as configs
-from cnn_l1.config.loading import ConfigError
+from cnn_l1.config.loading import ConfigError, with_settings
 
 BRACKET_FACTOR = 4.0
 BRACKET_STEPS = 12  # a factor of 4^12 each way: further off, the start is no strength
@@ -15,23 +14,6 @@ def spaced(largest, min_ratio, points):
     powers = range(points - 1, -1, -1)
     # Ten digits: a strength can be read, and typed again.
     return tuple(float(f"{largest * math.exp(step * power):.10g}") for power in powers)
-
-
-def with_settings(config, settings):
-    """A config with some settings changed, checked as a file's are.
-
-    Args:
-        config: A `Config`.
-        settings: `{"penalty.l1_strength": 1e-3}` and so on, by dotted key.
-    """
-    data = config.model_dump(mode="json")
-    for key, value in settings.items():
-        *sections, last = key.split(".")
-        node = data
-        for section in sections:
-            node = node[section]
-        node[last] = value
-    return configs.validate(data, config.name)
 
 
 def with_strength(config, strength):

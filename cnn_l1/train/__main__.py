@@ -6,7 +6,6 @@ python -m cnn_l1.train --config configs/digits.yaml
 import argparse
 import sys
 
-from cnn_l1.config.flags import add_flags, read_flags
 from cnn_l1.config.loading import ConfigError
 from cnn_l1.export import formats
 from cnn_l1.process.failures import known_failure
@@ -14,6 +13,7 @@ from cnn_l1.process.interrupt import stoppable
 from cnn_l1.process.silence import import_tensorflow
 from cnn_l1.runs.folders import check_output
 from cnn_l1.train import pipeline
+from cnn_l1.train.flags import add_flags, read_flags
 
 
 def main(arguments=None):

@@ -1,7 +1,6 @@
 """The dense baseline: the network that a sparse one is compared with."""
 
-from cnn_l1.config.loading import Config
-from cnn_l1.sweep.strengths import with_settings
+from cnn_l1.config.loading import Config, with_settings
 
 NO_PENALTY: dict = {
     "penalty.name": "none",

@@ -15,6 +15,7 @@ from typing import Any
 
 from cnn_l1.config import loading as configs
 from cnn_l1.export import formats
+from cnn_l1.process import tables
 from cnn_l1.process.interrupt import fit_stoppably
 from cnn_l1.runs import manifest
 from cnn_l1.runs.conclusion import conclusion
@@ -102,7 +103,7 @@ def run(config, output, overwrite=False, watchers=(), forewarn=True):
             history += fine_tune(trained, this)
         sparse = tflite.plain_copy(network)
         counts = counting.count(sparse)
-        report.print_layers(counts)
+        tables.print_layers(counts)
 
         # From here on the trained network is on the disk.
         tflite.export_keras(sparse, folder / "model.keras")
@@ -168,7 +169,7 @@ def complete(network, sparse, this, history, folder, summary):
         folder: Folder of the run.
         summary: The report, which is filled in as things are done.
     """
-    from cnn_l1.measure import measurement
+    from cnn_l1.measure import measurement, on_micro
     from cnn_l1.process.failures import OUTPUT, during
     from cnn_l1.runs import exported_files, report
     from cnn_l1.sparsity import counting
@@ -206,27 +207,22 @@ def complete(network, sparse, this, history, folder, summary):
     measured = exported_files.measure_files(paths, examples, networks, task, config.measure, failed)
     exported_files.remove_wrong(paths, failed, refused)
     summary["files"] = {name: dataclasses.asdict(figures) for name, figures in measured.items()}
-    report.print_files(measured, split=split)
+    tables.print_files(measured, split=split)
     encoded = exported_files.encode_files(paths, config.export, failed)
     summary["encoded"] = {name: path.stat().st_size for name, path in encoded.items()}
-    on_micro = exported_files.measure_on_micro(
+    micro_facts = exported_files.measure_on_micro(
         paths | encoded, examples, task, config.measure, failed
     )
-    summary["micro"] = {name: dataclasses.asdict(facts) for name, facts in on_micro.items()}
-    report.print_micro(on_micro, paths | encoded)
+    summary["micro"] = {name: dataclasses.asdict(facts) for name, facts in micro_facts.items()}
+    on_micro.print_micro(micro_facts, paths | encoded)
 
 
 def dry_run(config):
     """Print the resolved config, the model's layers, and files that cannot be written."""
-    from cnn_l1.data import sets, tasks
-    from cnn_l1.models import builders
+    from cnn_l1.models.untrained import untrained_network
     from cnn_l1.runs import exported_files
 
-    about = sets.describe(config.data)
-    channels = about.input_shape[-1]
-    neutral = builders.InputStatistics((0.0,) * channels, (1.0,) * channels)
-    outputs = tasks.task_of(config.training.loss, about).outputs
-    model = builders.build(config, about.input_shape, outputs, neutral)
+    model, about = untrained_network(config)
     exported_files.check_formats(model, config.export.formats)
     print(configs.dump(config))
     model.summary(line_length=80)
@@ -585,6 +581,7 @@ def measure_again(source, output, split):
     import keras
 
     from cnn_l1.data import sets, tasks
+    from cnn_l1.measure import on_micro
     from cnn_l1.runs import exported_files, report
 
     summary = json.loads((source / "report.json").read_text(encoding="utf-8"))
@@ -603,13 +600,13 @@ def measure_again(source, output, split):
             if path.suffix == ".keras"
         }
         measured = exported_files.measure_files(paths, examples, networks, task, measuring, failed)
-        report.print_files(measured, split=split)
+        tables.print_files(measured, split=split)
         paths |= {name: folder / name for name in summary["encoded"]}
-        on_micro = exported_files.measure_on_micro(paths, examples, task, measuring, failed)
-        report.print_micro(on_micro, paths)
+        micro_facts = exported_files.measure_on_micro(paths, examples, task, measuring, failed)
+        on_micro.print_micro(micro_facts, paths)
         summary["data"] = describe_data(dataset, split, examples)
         summary["files"] = {n: dataclasses.asdict(figures) for n, figures in measured.items()}
-        summary["micro"] = {n: dataclasses.asdict(facts) for n, facts in on_micro.items()}
+        summary["micro"] = {n: dataclasses.asdict(facts) for n, facts in micro_facts.items()}
         summary["not_measured"] = failed
         report.write_json(folder / "report.json", summary)
         copied = config.model_copy(update={"measure": measuring})

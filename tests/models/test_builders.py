@@ -11,9 +11,9 @@ from cnn_l1.config import loading as configs
 from cnn_l1.config.loading import ConfigError
 from cnn_l1.config.settings import ACTIVATION, AugmentationConfig, ModelConfig
 from cnn_l1.data.augmentation import with_augmentation
+from cnn_l1.data.sets import InputStatistics
 from cnn_l1.export import tflite
 from cnn_l1.models import builders
-from cnn_l1.models.builders import InputStatistics
 from cnn_l1.sparsity import penalties
 
 FLATTEN = {"type": "flatten"}

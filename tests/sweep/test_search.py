@@ -25,6 +25,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from cnn_l1.config import loading as configs
 from cnn_l1.data import sets
+from cnn_l1.process import tables
 from cnn_l1.runs import pictures, report
 from cnn_l1.sweep import __main__ as sweep_command
 from cnn_l1.sweep import search
@@ -723,7 +724,7 @@ def test_table_shows_errors_below_one_as_errors():
 
     rows = [Row(0.5, 1, 0, 0.25, 0.01, 0.5, 10.0, chosen=True), Row(1.0, 0, 1)]
     console = Console(width=140, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    report.print_sweep(rows, False, console)
+    tables.print_sweep(rows, False, console)
     text = console.export_text()
     assert "MSE" in text
     assert "accuracy" not in text

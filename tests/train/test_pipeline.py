@@ -22,11 +22,11 @@ from cnn_l1.config import loading as configs
 from cnn_l1.config.settings import TrainingConfig
 from cnn_l1.data import sets as data
 from cnn_l1.export import tflite as export
-from cnn_l1.measure import measurement
+from cnn_l1.measure import measurement, on_micro
 from cnn_l1.runs import exported_files as files
 from cnn_l1.runs import verification
 from cnn_l1.sparsity import counting
-from cnn_l1.tflite import encoding, metadata, micro
+from cnn_l1.tflite import encoding, metadata
 from cnn_l1.train import pipeline
 from cnn_l1.train.__main__ import main as train_main
 
@@ -520,7 +520,7 @@ def test_measured_again_is_of_the_other_split(config_file, tmp_path):
     assert facts["arena_bytes"] == first["micro"]["model_int8.tflite"]["arena_bytes"]
     path = tmp_path / "again" / "model_int8.tflite"
     examples = dataset.load_test()
-    expected = micro.measure_micro(
+    expected = on_micro.measure_micro(
         path, examples.sample(7), examples.targets[:7], measurement.largest
     )
     assert facts["accuracy"] == expected.accuracy
@@ -860,7 +860,7 @@ def test_any_error_of_one_file_is_told(config_file, tmp_path, capsys, monkeypatc
     where = {
         "export": (export, "export_saved_model"),
         "measure": (measurement, "measure_saved_model"),
-        "micro": (micro, "measure_micro"),
+        "micro": (on_micro, "measure_micro"),
         "encode": (encoding, "encode_zeros"),
         "time": (measurement, "time_files"),
     }

@@ -13,11 +13,14 @@ What `--set` names comes before all of these. Under `penalty.name: group_l1` who
 go, and the sparsity is the fraction of multiply-adds that go with them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cnn_l1.config import loading as configs
+from cnn_l1.config.loading import Config, ConfigError
 from cnn_l1.config.settings import PenaltyConfig, TrainingConfig
 from cnn_l1.errors import CnnL1Error
+from cnn_l1.process.silence import import_tensorflow
 
 LEARNING_RATE = 5e-3
 SCALE = 0.3
@@ -28,6 +31,36 @@ TARGETS = ("sparsity", "layers", "macs")
 
 class RecipeError(CnnL1Error, ValueError):
     """A sparsity, or settings, for which there is no recipe."""
+
+
+def load(path: Any, overrides: Sequence[str], sparsity: float | None) -> Config:
+    """Read a config file, changed by the recipe where a sparsity is given.
+
+    Args:
+        path: A YAML file, or the name of a shipped config.
+        overrides: Texts such as `"seed=1"`.
+        sparsity: Float between 0 and 1, or `None`: the config as it is.
+
+    Returns:
+        A validated `Config`.
+
+    Raises:
+        ConfigError: If config, overrides and sparsity do not go together.
+    """
+    if sparsity is None:
+        return configs.load(path, overrides)
+    data, named, source = configs.read(path, overrides)
+    try:
+        check_sparsity(sparsity)
+        apply_recipe(data, named, sparsity)
+    except RecipeError as error:
+        raise ConfigError(f"--sparsity: {error}") from None
+    source = f"{source} with --sparsity {sparsity:g}"
+    config = configs.validate(data, source)
+    if config.target is not None and config.target.macs is not None:
+        data["target"]["macs"] = macs_left(config, sparsity)
+        config = configs.validate(data, source)
+    return config
 
 
 def check_sparsity(value: Any) -> None:
@@ -87,20 +120,13 @@ def macs_left(config: Any, sparsity: float) -> int:
         config: A `Config`.
         sparsity: The fraction that goes, between 0 and 1.
     """
-    from cnn_l1.process.silence import import_tensorflow
-
     import_tensorflow()
-    from cnn_l1.data import sets as data
-    from cnn_l1.data import tasks
-    from cnn_l1.graph import macs
-    from cnn_l1.models import builders
+    # Only here, so that a config without a target in multiply-adds needs no TensorFlow.
+    from cnn_l1.graph.macs import count_macs
+    from cnn_l1.models.untrained import untrained_network
 
-    about = data.describe(config.data)
-    channels = about.input_shape[-1]
-    neutral = builders.InputStatistics((0.0,) * channels, (1.0,) * channels)
-    outputs = tasks.task_of(config.training.loss, about).outputs
-    model = builders.build(config, about.input_shape, outputs, neutral)
-    return max(1, round((1.0 - sparsity) * sum(macs.count_macs(model).values())))
+    model, _ = untrained_network(config)
+    return max(1, round((1.0 - sparsity) * sum(count_macs(model).values())))
 
 
 def _check_settings(data: Mapping, named: Mapping) -> None:

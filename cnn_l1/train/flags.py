@@ -2,7 +2,8 @@
 
 import pathlib
 
-from cnn_l1.config import loading as configs
+from cnn_l1.config.loading import ConfigError
+from cnn_l1.train import recipe
 
 
 def add_flags(parser, what, example):
@@ -40,7 +41,7 @@ def read_flags(flags):
     Raises:
         ConfigError: If the config, or an override, cannot be used.
     """
-    config = configs.load(flags.config, flags.overrides, _read_sparsity(flags))
+    config = recipe.load(flags.config, flags.overrides, _read_sparsity(flags))
     return config, pathlib.Path(flags.output or pathlib.Path("saved_models") / config.name)
 
 
@@ -49,7 +50,7 @@ def _read_sparsity(flags):
     if text is None:
         return None
     if flags.what == "sweep":
-        raise configs.ConfigError(
+        raise ConfigError(
             "--sparsity: expected one run, python -m cnn_l1.train, for a sweep moves the strength "
             f"itself. Received: --sparsity {text}"
         )

@@ -9,12 +9,14 @@ import yaml
 
 from cnn_l1.config import loading as configs
 from cnn_l1.config.loading import ConfigError
-from cnn_l1.config.recipe import LEARNING_RATE, SCALE
 from cnn_l1.config.settings import PenaltyConfig
+from cnn_l1.data import sets
 from cnn_l1.graph import macs
 from cnn_l1.models import builders
 from cnn_l1.sweep.__main__ import main as sweep_main
+from cnn_l1.train import recipe
 from cnn_l1.train.__main__ import main as train_main
+from cnn_l1.train.recipe import LEARNING_RATE, SCALE
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 TINY = {
@@ -52,13 +54,13 @@ def write(tmp_path):
 
 def refusal(path, overrides=(), sparsity=0.9):
     with pytest.raises(ConfigError) as caught:
-        configs.load(path, overrides, sparsity)
+        recipe.load(path, overrides, sparsity)
     (line,) = str(caught.value).splitlines()
     return line
 
 
 def test_all_that_it_sets(write):
-    config = configs.load(write(), sparsity=0.8)
+    config = recipe.load(write(), (), 0.8)
     assert config.target is not None
     assert config.target.model_dump(exclude_none=True) == {"sparsity": 0.8, "by_epochs": 3}
     assert (config.training.ramp_epochs, config.thresholding) == (0, None)
@@ -68,7 +70,7 @@ def test_all_that_it_sets(write):
 
 def test_all_else_stays_as_the_file_has_it(write):
     path = write()
-    plain, steered = configs.load(path).model_dump(), configs.load(path, sparsity=0.8).model_dump()
+    plain, steered = configs.load(path).model_dump(), recipe.load(path, (), 0.8).model_dump()
     plain["training"]["ramp_epochs"] = 0
     for section in ("target", "thresholding", "penalty", "optimizer"):
         plain.pop(section), steered.pop(section)
@@ -99,7 +101,7 @@ def test_all_else_stays_as_the_file_has_it(write):
 def test_what_a_file_gives_and_what_it_lacks(write, changes, key, value):
     if "target" in changes:
         changes |= {"thresholding": None, "training": {"epochs": 4}}
-    assert read(configs.load(write(**changes), sparsity=0.9), key) == value
+    assert read(recipe.load(write(**changes), (), 0.9), key) == value
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_what_a_file_gives_and_what_it_lacks(write, changes, key, value):
     ],
 )
 def test_overrides_come_before_it(write, override, key, value):
-    assert read(configs.load(write(), [override], 0.9), key) == value
+    assert read(recipe.load(write(), [override], 0.9), key) == value
 
 
 @pytest.mark.parametrize("sparsity", [0, 1, 1.5, -0.1, float("nan"), float("inf"), "half", True])
@@ -163,11 +165,11 @@ def test_every_shipped_config_takes_it_or_says_why_not(path):
     if plain.penalty.name == "group_l1":
         # Its images may not be here, and their shape counts.
         with contextlib.suppress(ConfigError):
-            steered = configs.load(path, sparsity=0.5)
+            steered = recipe.load(path, (), 0.5)
             assert steered.target is not None
             assert steered.target.macs > 0
         return
-    config = configs.load(path, sparsity=0.9)
+    config = recipe.load(path, (), 0.9)
     assert config.target is not None
     assert config.target.sparsity == 0.9
     given = plain.optimizer.learning_rate
@@ -176,8 +178,8 @@ def test_every_shipped_config_takes_it_or_says_why_not(path):
 
 def test_groups_lose_a_fraction_of_the_multiply_adds(write):
     path = write(penalty={"name": "group_l1"})
-    config = configs.load(path, sparsity=0.75)
-    neutral = builders.InputStatistics((0.0,), (1.0,))
+    config = recipe.load(path, (), 0.75)
+    neutral = sets.InputStatistics((0.0,), (1.0,))
     model = builders.build(config, (8, 8, 1), 10, neutral)
     whole = sum(macs.count_macs(model).values())
     assert config.target is not None

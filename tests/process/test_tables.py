@@ -1,0 +1,84 @@
+"""Console tables: nothing is cut off, nothing invented."""
+
+import dataclasses
+import io
+
+import pytest
+from rich.console import Console
+
+from cnn_l1.measure.measurement import Measurement
+from cnn_l1.process import tables
+from cnn_l1.sparsity.counting import LayerCount, ModelCount
+
+COUNTS = ModelCount(
+    layers=(
+        LayerCount("conv_1", (5, 5, 1, 20), 500, 100),
+        LayerCount("dense_1", (800, 500), 400_000, 399_000),
+        LayerCount("dense_2", (500, 10), 5_000, 0),
+    ),
+    other_weights=530,
+    other_zeros=30,
+)
+FILE = Measurement(
+    accuracy=0.9725,
+    accuracy_standard_error=0.0086,
+    examples=360,
+    agreement=0.9972,
+    max_difference=0.01,
+    bytes=12_345,
+    deflated_bytes=2_345,
+    weights=1_000,
+    zeros=925,
+    latency_median_ms=0.0123,
+    latency_p90_ms=0.0456,
+    macs=30_464,
+)
+SAVED_MODEL = Measurement(0.5, 0.026, 360, 1.0, 0.0, 99_999, 88_888)
+
+
+def printed(show, value):
+    console = Console(file=io.StringIO(), width=140)
+    show(value, console)
+    return console.file.getvalue()
+
+
+def row(text, name):
+    (line,) = [line for line in text.splitlines() if f" {name} " in line]
+    return [cell.strip() for cell in line.strip("│┃|").split("│")]
+
+
+def test_table_of_layers_prints_all():
+    text = printed(tables.print_layers, COUNTS)
+    assert row(text, "conv_1") == ["conv_1", "5×5×1×20", "500", "100", "20.00%"]
+    assert row(text, "dense_1") == ["dense_1", "800×500", "400,000", "399,000", "99.75%"]
+    assert row(text, "dense_2") == ["dense_2", "500×10", "5,000", "0", "0.00%"]
+    assert row(text, "all kernels") == ["all kernels", "", "405,500", "399,100", "98.42%"]
+    # Biases count here: 399,100 + 30 of 406,030.
+    assert row(text, "all parameters") == ["all parameters", "", "406,030", "399,130", "98.30%"]
+
+
+def test_table_of_many_layers_prints_all():
+    layers = tuple(LayerCount(f"layer_{i}", (3, i), 3 * i, i) for i in range(1, 201))
+    text = printed(tables.print_layers, ModelCount(layers, 0, 0))
+    for layer in layers:
+        assert row(text, layer.layer)[-1] == "33.33%"
+
+
+def test_table_of_files():
+    text = printed(tables.print_files, {"int8": FILE, "saved_model": SAVED_MODEL})
+    figures = ["97.25%", "0.86%", "99.72%", "12,345", "2,345", "92.50%", "30,464"]
+    figures += ["0.0123", "0.0456"]
+    assert row(text, "int8") == ["int8", *figures]
+    # What was not measured stays empty: no zero that nobody counted.
+    assert row(text, "saved_model")[-4:] == ["", "", "", ""]
+
+
+def test_table_of_a_file_without_weights():
+    text = printed(tables.print_files, {"int8": dataclasses.replace(FILE, weights=0, zeros=0)})
+    assert row(text, "int8")[6] == ""
+
+
+@pytest.mark.parametrize("show", [tables.print_layers, tables.print_files])
+def test_tables_go_to_the_screen_uncut(show, capsys):
+    show(COUNTS if show is tables.print_layers else {"a_rather_long_file_name": FILE})
+    assert "…" not in capsys.readouterr().out
