@@ -28,7 +28,7 @@ import numpy as np  # noqa: E402
 
 from cnn_l1.config.loading import validate  # noqa: E402
 from cnn_l1.data import sets  # noqa: E402
-from cnn_l1.models import builders  # noqa: E402
+from cnn_l1.models.untrained import new_network  # noqa: E402
 from cnn_l1.sparsity import callbacks, optimizers, penalties  # noqa: E402
 
 BATCH = 128
@@ -43,7 +43,7 @@ def build(penalty):
             "penalty": {"name": penalty, "l1_strength": 1e-5 if penalty == "l1" else 0.0},
         }
     )
-    return builders.build(config, (28, 28, 1), 10)
+    return new_network(config, (28, 28, 1), 10)
 
 
 def compiled(penalty, wrap, steps_per_execution=10, monitored=False, dtype_policy="float32"):

@@ -35,7 +35,8 @@ import tensorflow as tf  # noqa: E402
 from cnn_l1.config import loading as configs  # noqa: E402
 from cnn_l1.data import sets, tasks  # noqa: E402
 from cnn_l1.data.augmentation import with_augmentation  # noqa: E402
-from cnn_l1.models import builders, fused  # noqa: E402
+from cnn_l1.models import fused  # noqa: E402
+from cnn_l1.models.untrained import new_network  # noqa: E402
 from cnn_l1.shrink import removal  # noqa: E402
 from cnn_l1.sparsity import optimizers, penalties  # noqa: E402
 
@@ -81,7 +82,7 @@ def make(path, settings, images):
     shape, _ = SHAPES[config.data.name]
     keras.config.set_dtype_policy(config.model.dtype_policy)
     neutral = sets.InputStatistics((127.0,) * shape[-1], (4000.0,) * shape[-1])
-    model = builders.build(config, shape, 10, neutral)
+    model = new_network(config, shape, 10, neutral)
     if settings["halve"]:
         model = removal.apply_shrink(model, removal.plan_shrink(without_half(model)))
     penalties.detach(model)

@@ -5,20 +5,26 @@ logits, one a class (softmax moves no decision, and int8 resolves logits better)
 values.
 """
 
-import fnmatch
+import os
 import zipfile
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 from keras import layers
 
-from cnn_l1.config.loading import ConfigError
-from cnn_l1.config.settings import DEFAULT_BLOCKS, PointwiseConfig
+from cnn_l1.config.loading import Config, ConfigError
+from cnn_l1.config.settings import DEFAULT_BLOCKS, ModelConfig, PointwiseConfig
 from cnn_l1.data.augmentation import check_augmentation
-from cnn_l1.graph import coupling
-from cnn_l1.sparsity import groups, penalties
+from cnn_l1.data.sets import InputStatistics
 
 
-def build(config, input_shape, output_count, statistics=None):
+def build(
+    config: Config,
+    input_shape: Sequence[int],
+    output_count: int,
+    statistics: InputStatistics | None = None,
+) -> keras.Model:
     """Build the configured network.
 
     Args:
@@ -30,22 +36,22 @@ def build(config, input_shape, output_count, statistics=None):
 
     Returns:
         A built `keras.Model` from `(batch, rows, cols, channels)` pixels or `(batch,
-        features)` to `(batch, output_count)`, every kernel with its penalty. Augmentation
-        is no part of it: see `augmentation.with_augmentation`.
+        features)` to `(batch, output_count)`. Penalties are put on by
+        `sparsity.configured.attach_configured`, augmentation by
+        `data.augmentation.with_augmentation`.
 
     Raises:
         ConfigError: If the network, or the configured augmentation, does not fit its
-            input, or a name pattern in `penalty.layers` matches no layer.
+            input.
     """
     model_config = config.model
-    regularizers = _Regularizers(config.penalty)
     is_image = len(input_shape) == 3
-    check_augmentation(config.data.augmentation, input_shape)
+    check_augmentation(config.data.augmentation, tuple(input_shape))
     inputs = keras.Input(input_shape, name="image" if is_image else "features")
     x = _normalize(inputs, model_config.normalization, statistics)
     builder = BUILDERS[model_config.name]
     try:
-        outputs = builder(x, model_config, output_count, regularizers)
+        outputs = builder(x, model_config, output_count)
     except ValueError as error:
         if isinstance(error, ConfigError):
             raise
@@ -66,11 +72,10 @@ def build(config, input_shape, output_count, statistics=None):
         raise ConfigError(
             f"model.blocks: expected a name of its own for each block. Received: {_reason(error)}"
         ) from None
-    regularizers.finish(model)
     return model
 
 
-def load_weights(model, path):
+def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
     """Give a model the weights of a `.keras` file of the same network.
 
     Raises:
@@ -103,64 +108,7 @@ def load_weights(model, path):
         variable.assign(given[variable.path])
 
 
-class _Regularizers:
-    """Hands each layer its penalty, and checks that every name pattern is used."""
-
-    def __init__(self, config):
-        self.config = config
-        self.unused = set(config.layers)
-
-    def strength(self, layer_name):
-        for pattern, strength in self.config.layers.items():
-            if fnmatch.fnmatchcase(layer_name, pattern):
-                self.unused.discard(pattern)
-                return strength
-        return self.config.l1_strength
-
-    def penalty(self, layer_name):
-        strength = self.strength(layer_name)
-        if self.config.name in ("none", "group_l1", "slimming"):
-            return None
-        if self.config.name == "l1l2":
-            return penalties.L1L2(strength, self.config.l2_strength)
-        if self.config.shape == "reweighted":
-            return penalties.ReweightedL1(strength, self.config.scale)
-        if self.config.shape != "l1":
-            return penalties.Concave(strength, self.config.shape, self.config.scale)
-        return penalties.L1(strength)
-
-    def finish(self, model):
-        """Penalise biases and batch-norm where asked, and check the patterns."""
-        batch_norms = (layers.BatchNormalization,)
-        for layer in model.layers:
-            for variable in layer.trainable_variables:
-                in_batch_norm = isinstance(layer, batch_norms)
-                is_bias = not in_batch_norm and variable.name == "bias"
-                if (is_bias and self.config.biases) or (in_batch_norm and self.config.batch_norm):
-                    variable.regularizer = self.penalty(layer.name)
-        strength, ratio = self.config.l1_strength, self.config.l1_ratio
-        try:
-            if self.config.name == "group_l1":
-                settings = {
-                    name: getattr(self.config, name) for name in ("shape", "scale", "channel_cost")
-                }
-                groups.attach_groups(model, strength, ratio, self.strength, **settings)
-            if self.config.name == "slimming":
-                groups.attach_slimming(model, strength)
-        except ValueError as error:
-            raise ConfigError(f"penalty.name: {error}") from None
-        if self.unused:
-            names = [layer.name for layer in model.layers if layer.trainable_variables]
-            if self.config.name == "group_l1":
-                # Channels that several layers make take the strength of the first.
-                names = [space.members[0].layer for space in coupling.channel_spaces(model)]
-            raise ConfigError(
-                f"penalty.layers: expected patterns that match one of {', '.join(names)}. "
-                f"Received: {', '.join(sorted(self.unused))}"
-            )
-
-
-def _normalize(x, normalization, statistics):
+def _normalize(x: Any, normalization: str, statistics: InputStatistics | None) -> Any:
     if normalization == "none":
         return x
     if normalization == "auto":
@@ -178,7 +126,7 @@ def _normalize(x, normalization, statistics):
     return layers.Rescaling(scales, offset=offsets, name="standardize")(x)
 
 
-def _cnn(x, config, output_count, regularizers):
+def _cnn(x: Any, config: ModelConfig, output_count: int) -> Any:
     blocks = config.blocks or DEFAULT_BLOCKS
     counts: dict[str, int] = {}
     last_dense = max((i for i, b in enumerate(blocks) if b.type == "dense"), default=None)
@@ -187,11 +135,11 @@ def _cnn(x, config, output_count, regularizers):
         name = block.name or f"{block.type}_{counts[block.type]}"
         if config.dropout and position == last_dense:
             x = layers.Dropout(config.dropout, name="dropout")(x)
-        x = _block(block, name, output_count, regularizers)(x)
+        x = _block(block, name, output_count)(x)
     return x
 
 
-def _block(block, name, output_count, regularizers):
+def _block(block: Any, name: str, output_count: int) -> keras.Layer:
     match block.type:
         case "conv":
             return layers.Conv2D(
@@ -201,7 +149,6 @@ def _block(block, name, output_count, regularizers):
                 padding=block.padding,
                 activation=block.activation,
                 use_bias=block.use_bias,
-                kernel_regularizer=regularizers.penalty(name),
                 name=name,
             )
         case "depthwise":
@@ -212,7 +159,6 @@ def _block(block, name, output_count, regularizers):
                 depth_multiplier=block.depth_multiplier,
                 activation=block.activation,
                 use_bias=block.use_bias,
-                depthwise_regularizer=regularizers.penalty(name),
                 name=name,
             )
         case "batch_norm":
@@ -235,62 +181,59 @@ def _block(block, name, output_count, regularizers):
                 block.units if isinstance(block.units, int) else output_count,
                 activation=block.activation,
                 use_bias=block.use_bias,
-                kernel_regularizer=regularizers.penalty(name),
                 name=name,
             )
     raise ValueError(f"`type` must be a known block. Received: type={block.type!r}")
 
 
-def _dense(x, units, name, regularizers, activation="relu"):
-    penalty = regularizers.penalty(name)
-    return layers.Dense(units, activation=activation, kernel_regularizer=penalty, name=name)(x)
+def _dense(x: Any, units: int, name: str, activation: str = "relu") -> Any:
+    return layers.Dense(units, activation=activation, name=name)(x)
 
 
-def _conv(x, filters, kernel_size, name, regularizers, **settings):
-    penalty = regularizers.penalty(name)
-    return layers.Conv2D(filters, kernel_size, kernel_regularizer=penalty, name=name, **settings)(x)
+def _conv(x: Any, filters: int, kernel_size: int, name: str, **settings: Any) -> Any:
+    return layers.Conv2D(filters, kernel_size, name=name, **settings)(x)
 
 
-def _drop(x, config):
+def _drop(x: Any, config: ModelConfig) -> Any:
     return layers.Dropout(config.dropout, name="dropout")(x) if config.dropout else x
 
 
-def _linear(x, config, output_count, regularizers):
+def _linear(x: Any, config: ModelConfig, output_count: int) -> Any:
     """Linear or softmax regression: one dense layer."""
     if len(x.shape) > 2:
         x = layers.Flatten(name="flatten")(x)
-    return _dense(_drop(x, config), output_count, "dense", regularizers, "linear")
+    return _dense(_drop(x, config), output_count, "dense", "linear")
 
 
-def _lenet_300_100(x, config, output_count, regularizers):
+def _lenet_300_100(x: Any, config: ModelConfig, output_count: int) -> Any:
     """LeNet-300-100 (LeCun et al., 1998): two hidden dense layers."""
     x = layers.Flatten(name="flatten")(x)
-    x = _dense(x, 300, "dense_1", regularizers)
-    x = _dense(x, 100, "dense_2", regularizers)
-    return _dense(_drop(x, config), output_count, "dense_3", regularizers, "linear")
+    x = _dense(x, 300, "dense_1")
+    x = _dense(x, 100, "dense_2")
+    return _dense(_drop(x, config), output_count, "dense_3", "linear")
 
 
-def _lenet5(x, config, output_count, regularizers):
+def _lenet5(x: Any, config: ModelConfig, output_count: int) -> Any:
     """LeNet-5 as the pruning literature has it (Caffe's): 20-50-500."""
-    x = _conv(x, 20, 5, "conv_1", regularizers, activation="relu")
+    x = _conv(x, 20, 5, "conv_1", activation="relu")
     x = layers.MaxPooling2D(2, name="pool_1")(x)
-    x = _conv(x, 50, 5, "conv_2", regularizers, activation="relu")
+    x = _conv(x, 50, 5, "conv_2", activation="relu")
     x = layers.MaxPooling2D(2, name="pool_2")(x)
     x = layers.Flatten(name="flatten")(x)
-    x = _dense(x, 500, "dense_1", regularizers)
-    return _dense(_drop(x, config), output_count, "dense_2", regularizers, "linear")
+    x = _dense(x, 500, "dense_1")
+    return _dense(_drop(x, config), output_count, "dense_2", "linear")
 
 
-def _resnet8(x, config, output_count, regularizers):
+def _resnet8(x: Any, config: ModelConfig, output_count: int) -> Any:
     """The image-classification network of MLPerf Tiny (Banbury et al., 2021)."""
 
-    def conv(x, filters, kernel_size, strides, name):
+    def conv(x: Any, filters: int, kernel_size: int, strides: int, name: str) -> Any:
         return _conv(
-            x, filters, kernel_size, name, regularizers, strides=strides, padding="same",
+            x, filters, kernel_size, name, strides=strides, padding="same",
             kernel_initializer="he_normal",
         )  # fmt: skip
 
-    def norm_relu(x, name, relu=True):
+    def norm_relu(x: Any, name: str, relu: bool = True) -> Any:
         x = layers.BatchNormalization(name=f"{name}_norm")(x)
         return layers.Activation("relu", name=f"{name}_relu")(x) if relu else x
 
@@ -306,10 +249,10 @@ def _resnet8(x, config, output_count, regularizers):
     size = min(x.shape[1], x.shape[2])
     x = layers.AveragePooling2D(size, name="pool")(x)
     x = _drop(layers.Flatten(name="flatten")(x), config)
-    return _dense(x, output_count, "dense", regularizers, "linear")
+    return _dense(x, output_count, "dense", "linear")
 
 
-def _pointwise(x, config, output_count, regularizers):
+def _pointwise(x: Any, config: ModelConfig, output_count: int) -> Any:
     """A small MobileNet (Howard et al., 2017), for XNNPACK's sparse path.
 
     Almost all its weights are in 1×1 convolutions, the only ones which that path has
@@ -317,11 +260,11 @@ def _pointwise(x, config, output_count, regularizers):
     """
     settings = config.pointwise or PointwiseConfig()
 
-    def norm_relu(x, name):
+    def norm_relu(x: Any, name: str) -> Any:
         x = layers.BatchNormalization(name=f"{name}_norm")(x)
         return layers.Activation("relu", name=f"{name}_relu")(x)
 
-    def halve(x, name):
+    def halve(x: Any, name: str) -> Any:
         # Zeros that a layer of its own adds stay explicit in the file on even sizes only:
         # of odd ones the converter makes `same` padding, which the sparse path has not.
         rows, columns = x.shape[1:3]
@@ -331,19 +274,18 @@ def _pointwise(x, config, output_count, regularizers):
             )
         return layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
 
-    def depthwise(x, strides, name):
+    def depthwise(x: Any, strides: int, name: str) -> Any:
         if strides == 2:
             x = halve(x, name)
         x = layers.DepthwiseConv2D(
             3, strides=strides, padding="valid" if strides == 2 else "same", use_bias=False,
-            depthwise_initializer="he_normal",
-            depthwise_regularizer=regularizers.penalty(name), name=name,
+            depthwise_initializer="he_normal", name=name,
         )(x)  # fmt: skip
         return norm_relu(x, name)
 
-    def conv(x, filters, kernel_size, name, **settings):
+    def conv(x: Any, filters: int, kernel_size: int, name: str, **settings: Any) -> Any:
         x = _conv(
-            x, filters, kernel_size, name, regularizers, use_bias=False,
+            x, filters, kernel_size, name, use_bias=False,
             kernel_initializer="he_normal", **settings,
         )  # fmt: skip
         return norm_relu(x, name)
@@ -362,10 +304,10 @@ def _pointwise(x, config, output_count, regularizers):
             keeps = settings.residual and strides == 1
             x = layers.Add(name=f"add_{number}")([x, y]) if keeps else y
     x = _drop(layers.GlobalAveragePooling2D(name="global_pool")(x), config)
-    return _dense(x, output_count, "dense", regularizers, "linear")
+    return _dense(x, output_count, "dense", "linear")
 
 
-BUILDERS = {
+BUILDERS: dict[str, Callable[[Any, ModelConfig, int], Any]] = {
     "cnn": _cnn,
     "linear": _linear,
     "lenet_300_100": _lenet_300_100,
@@ -375,12 +317,12 @@ BUILDERS = {
 }
 
 
-def _size(shape):
+def _size(shape: Sequence[int]) -> str:
     kind = "images" if len(shape) == 3 else "features"
     return f"{'x'.join(str(size) for size in shape)} {kind}"
 
 
-def _reason(error):
+def _reason(error: Exception) -> str:
     """The first sentence of a Keras error, without its list of arguments."""
     text = " ".join(str(error).split())
     return text.split(" Arguments received", 1)[0].split("Call arguments", 1)[0].strip()

@@ -93,11 +93,11 @@ def largest_linear(config):
 
     from cnn_l1.data import sets as data
     from cnn_l1.data import tasks
-    from cnn_l1.models import builders
+    from cnn_l1.models.untrained import new_network
 
     dataset = data.load(config.data, config.seed)
     task = tasks.task_of(config.training.loss, dataset.about)
-    model = builders.build(config, dataset.about.input_shape, task.outputs, dataset.statistics())
+    model = new_network(config, dataset.about.input_shape, task.outputs, dataset.statistics())
     inputs, targets = dataset.train.inputs, dataset.train.targets
     if inputs is None:
         raise ConfigError(
@@ -123,7 +123,7 @@ def largest_linear(config):
     own = 1.0
     if config.penalty.layers and config.penalty.l1_strength:
         dense = next(layer for layer in model.layers if type(layer).__name__ == "Dense")
-        own = dense.kernel_regularizer.l1_strength / config.penalty.l1_strength
+        own = dense.kernel.regularizer.l1_strength / config.penalty.l1_strength
     if not own:
         raise ConfigError(
             "penalty.layers: expected a strength above 0 for the linear model's layer, or "

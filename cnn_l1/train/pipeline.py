@@ -238,8 +238,9 @@ def forewarn_of_formats(network, config, samples):
 def start_model(config, dataset, task, statistics):
     """The network as training finds it: of random weights, or of those that are given."""
     from cnn_l1.models import builders
+    from cnn_l1.models.untrained import new_network
 
-    model = builders.build(config, dataset.about.input_shape, task.outputs, statistics)
+    model = new_network(config, dataset.about.input_shape, task.outputs, statistics)
     if config.model.initial_weights is not None:
         builders.load_weights(model, config.model.initial_weights)
     return model

@@ -23,7 +23,7 @@ from cnn_l1.config import loading as configs
 from cnn_l1.config.settings import DataConfig
 from cnn_l1.data import embedded, sets, tasks
 from cnn_l1.graph import features
-from cnn_l1.models import builders
+from cnn_l1.models.untrained import new_network
 from cnn_l1.train import pipeline
 
 # Full batches. With momentum 31/32 and a rate of 0.05 the slowest direction of diabetes,
@@ -72,7 +72,7 @@ class Problem:
         self.task = tasks.task_of("auto", self.dataset.about)
         pipeline.seed_everything(0, "float32")
         shape, statistics = self.dataset.about.input_shape, self.dataset.statistics()
-        self.model = builders.build(self.config, shape, self.task.outputs, statistics)
+        self.model = new_network(self.config, shape, self.task.outputs, statistics)
 
     def fit(self, **penalty):
         """Coefficients and intercept at the end of the stage under the penalty."""
