@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from cnn_l1.config import settings
+from cnn_l1.config import training_settings
 from cnn_l1.data import sets
 from cnn_l1.export import tflite
 from cnn_l1.graph import macs
@@ -50,7 +50,7 @@ class Examples:
 def whole_network(examples):
     """The task's network as it is before anything is taken out, without augmentation."""
     config, about = examples.config, examples.dataset.about
-    plain = config.model_copy(update={"penalty": settings.PenaltyConfig(name="none")})
+    plain = config.model_copy(update={"penalty": training_settings.PenaltyConfig(name="none")})
     return builders.build(plain, about.input_shape, len(about.class_names))
 
 

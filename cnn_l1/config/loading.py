@@ -8,14 +8,17 @@ and what came.
 import copy
 import difflib
 import json
+import os
 import pathlib
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args, get_origin
 
 import pydantic
 import yaml
 
-from cnn_l1.config.settings import Config, Section
+from cnn_l1.config.section import Section
+from cnn_l1.config.settings import Config
 from cnn_l1.errors import CnnL1Error
 
 
@@ -36,7 +39,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _construct_mapping(loader, node, deep=False):
+def _construct_mapping(loader: Any, node: Any, deep: bool = False) -> dict[str, Any]:
     seen = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
@@ -58,7 +61,7 @@ def _construct_mapping(loader, node, deep=False):
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 
 
-def load(path, overrides=()):
+def load(path: str | os.PathLike, overrides: Iterable[str] = ()) -> Config:
     """Read a config file and apply `key=value` overrides.
 
     Args:
@@ -77,7 +80,9 @@ def load(path, overrides=()):
     return validate(data, source)
 
 
-def read(path, overrides=()):
+def read(
+    path: str | os.PathLike, overrides: Iterable[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any], str]:
     """Read a config file as plain data, with overrides applied and nothing validated.
 
     Args:
@@ -119,7 +124,7 @@ SHIPPED = (
 )
 
 
-def _shipped(path):
+def _shipped(path: str | os.PathLike) -> pathlib.Path:
     """The path of a shipped config that is called by its name alone; else the path itself."""
     path = pathlib.Path(path)
     if path.suffix or len(path.parts) != 1 or path.exists():
@@ -137,7 +142,7 @@ def _shipped(path):
     )
 
 
-def validate(data, source="config"):
+def validate(data: Any, source: str = "config") -> Config:
     """Turn plain data into a `Config`, or raise `ConfigError`."""
     try:
         # Through JSON, strictly: lists become tuples, but "3" no number, true no 1.
@@ -149,7 +154,7 @@ def validate(data, source="config"):
         raise ConfigError(f"{source}: expected plain YAML values. Received: {error}") from None
 
 
-def with_settings(config, settings):
+def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     """A config with some settings changed, checked as a file's are.
 
     Args:
@@ -166,7 +171,7 @@ def with_settings(config, settings):
     return validate(data, config.name)
 
 
-def dump(config, folders=True):
+def dump(config: Config, folders: bool = True) -> str:
     """The resolved config as YAML, every setting written out.
 
     Args:
@@ -178,7 +183,7 @@ def dump(config, folders=True):
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
 
-def without_folders(data):
+def without_folders(data: dict[str, Any]) -> dict[str, Any]:
     """A config's plain mapping without what is true of one machine alone.
 
     For files that go elsewhere: the folder of the data is left to the machine, and of other
@@ -195,12 +200,12 @@ def without_folders(data):
     return data
 
 
-def json_schema():
+def json_schema() -> str:
     """The config's JSON Schema, as text, for editors."""
     return json.dumps(Config.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
-def _parse_yaml(text, source):
+def _parse_yaml(text: str, source: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
@@ -210,7 +215,7 @@ def _parse_yaml(text, source):
         raise ConfigError(f"{source}{where}: expected YAML. Received: {problem}") from None
 
 
-def _apply_override(data, override):
+def _apply_override(data: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     parts = key.strip().split(".")
     if not separator or not all(parts):
@@ -250,7 +255,7 @@ SWITCHED_OFF = {
 }
 
 
-def _explain(source, detail):
+def _explain(source: str, detail: Any) -> str:
     # Tags of discriminated unions stand in `loc` without being keys.
     full = detail["loc"]
     location = [part for position, part in enumerate(full) if not _is_tag(full, position)]
@@ -293,13 +298,13 @@ def _explain(source, detail):
     return f"{source}: {key}: expected {message}. Received: {received} ({_kind(detail['input'])})"
 
 
-def _is_tag(location, position):
+def _is_tag(location: Sequence[Any], position: int) -> bool:
     # By position alone: a block's key or a layer may be called `conv` or `int` too.
     in_blocks = tuple(location[:2]) == ("model", "blocks")
     return in_blocks and (position == 3 or (position == 5 and location[4] == "units"))
 
 
-def _known_keys(location, raw_location):
+def _known_keys(location: Sequence[Any], raw_location: Sequence[Any]) -> list[str]:
     """The keys that the section at `location` takes."""
     model: Any = Config
     for part in location:
@@ -309,7 +314,7 @@ def _known_keys(location, raw_location):
     return sorted(model.model_fields)
 
 
-def _section_of(annotation, raw_location):
+def _section_of(annotation: Any, raw_location: Sequence[Any]) -> Any:
     """The `Section` class inside an annotation such as `X | None`."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
@@ -324,12 +329,12 @@ def _section_of(annotation, raw_location):
     return sections[0] if sections else None
 
 
-def _kind(value):
+def _kind(value: Any) -> str:
     names = {str: "text", bool: "true/false", int: "a whole number", float: "a number"}
     names |= {dict: "a mapping", list: "a list", type(None): "nothing"}
     return names.get(type(value), type(value).__name__)
 
 
-def _short(value):
+def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -6,7 +6,7 @@ import keras
 
 from cnn_l1.config.layer_patterns import first_match
 from cnn_l1.config.loading import ConfigError
-from cnn_l1.config.settings import PenaltyConfig
+from cnn_l1.config.training_settings import PenaltyConfig
 from cnn_l1.graph.coupling import channel_spaces
 from cnn_l1.sparsity import groups, penalties
 

@@ -15,7 +15,7 @@ import shutil
 
 from cnn_l1.config import loading as configs
 from cnn_l1.config.loading import ConfigError
-from cnn_l1.config.settings import SweepConfig
+from cnn_l1.config.sweep_settings import SweepConfig
 from cnn_l1.errors import CnnL1Error
 from cnn_l1.export import formats
 from cnn_l1.runs.folders import is_finished

@@ -18,7 +18,7 @@ from typing import Any
 
 from cnn_l1.config import loading as configs
 from cnn_l1.config.loading import Config, ConfigError
-from cnn_l1.config.settings import PenaltyConfig, TrainingConfig
+from cnn_l1.config.training_settings import PenaltyConfig, TrainingConfig
 from cnn_l1.errors import CnnL1Error
 from cnn_l1.process.silence import import_tensorflow
 

@@ -15,7 +15,7 @@ import yaml
 
 from cnn_l1.config import loading as configs
 from cnn_l1.config.loading import ConfigError
-from cnn_l1.config.settings import OPTIMIZER_SETTINGS, OptimizerConfig, PenaltyConfig
+from cnn_l1.config.training_settings import OPTIMIZER_SETTINGS, OptimizerConfig, PenaltyConfig
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 SHIPPED = sorted((REPOSITORY / "configs").glob("*.yaml"))

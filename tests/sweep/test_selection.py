@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnn_l1.config.settings import BudgetConfig
+from cnn_l1.config.sweep_settings import BudgetConfig
 from cnn_l1.sweep.selection import (
     BudgetError,
     Row,

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from cnn_l1.config import loading as configs
-from cnn_l1.config.settings import TrainingConfig
+from cnn_l1.config.training_settings import TrainingConfig
 from cnn_l1.data import sets as data
 from cnn_l1.export import tflite as export
 from cnn_l1.measure import measurement, on_micro

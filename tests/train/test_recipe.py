@@ -9,7 +9,7 @@ import yaml
 
 from cnn_l1.config import loading as configs
 from cnn_l1.config.loading import ConfigError
-from cnn_l1.config.settings import PenaltyConfig
+from cnn_l1.config.training_settings import PenaltyConfig
 from cnn_l1.data import sets
 from cnn_l1.graph import macs
 from cnn_l1.models import builders
