@@ -163,7 +163,7 @@ class Campaign:
         if path.is_file():
             return
         from benchmarks.peers import measuring
-        from cnn_l1.train import pipeline
+        from cnn_l1.train import summary
 
         print(f"{name}: on its way", flush=True)
         choice = self.choose(point)
@@ -171,7 +171,7 @@ class Campaign:
         training = read_json(folder / "training.json")
         examples = self.examples(seed)
         program = f"python -m benchmarks.peers.run --peer {self.peer.name} --task {self.task}"
-        versions = training.pop("versions") | {"measured_with": pipeline.versions()}
+        versions = training.pop("versions") | {"measured_with": summary.versions()}
         settings = read_json(folder / "settings.json")
         settings["cpu_cores"] = training.pop("cpu_cores")
         result = {

@@ -156,7 +156,7 @@ class OptimizerConfig(Section):
     @classmethod
     def _default_learning_rate(cls, value: float | None, info: ValidationInfo) -> float | None:
         # Here alone, so that the resolved config shows the number.
-        name = info.data.get("name")  # missing where it was refused
+        name = info.data.get("name", "")  # missing where it was refused
         return LEARNING_RATES.get(name, 1e-3) if value is None else value
 
     @pydantic.model_validator(mode="after")

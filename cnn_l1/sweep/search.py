@@ -175,7 +175,7 @@ def check_network(config):
     """
     from cnn_l1.models.untrained import untrained_network
     from cnn_l1.runs import exported_files
-    from cnn_l1.train.pipeline import forewarn_of_formats
+    from cnn_l1.train.dry_run import forewarn_of_formats
 
     network, about = untrained_network(config)
     if config.sweep.rule == "max_drop" and about.class_names is None:
@@ -488,6 +488,7 @@ def test_chosen(config, row, chains, results, file, output):
         What was measured and `None`, or `None` and why it could not be.
     """
     from cnn_l1.process.failures import known_failure
+    from cnn_l1.train import measure_again as measuring_again
     from cnn_l1.train import pipeline
 
     folder = output / "chosen"
@@ -504,7 +505,7 @@ def test_chosen(config, row, chains, results, file, output):
                 (name for name in names_at(chains, row.l1_strength) if name in results),
                 key=lambda name: sign * score_of(exported_file(results[name], file)[1])[0],
             )
-            report = pipeline.measure_again(output / "points" / source, folder, "test")
+            report = measuring_again.measure_again(output / "points" / source, folder, "test")
     except Exception as error:
         message = known_failure(error)
         if message is None:

@@ -12,11 +12,10 @@ from cnn_l1.process.failures import known_failure
 from cnn_l1.process.interrupt import stoppable
 from cnn_l1.process.silence import import_tensorflow
 from cnn_l1.runs.folders import check_output
-from cnn_l1.train import pipeline
 from cnn_l1.train.flags import add_flags, read_flags
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
     0: done. 1: the run failed. 2: bad file, key, value or flag. 130: interrupted.
@@ -38,10 +37,14 @@ def main(arguments=None):
             check_output(output, flags.overwrite)
         with stoppable():
             import_tensorflow()
+            # Only here: a bad flag or setting is answered before TensorFlow is imported.
+            from cnn_l1.train.dry_run import dry_run
+            from cnn_l1.train.pipeline import run
+
             if flags.dry_run:
-                pipeline.dry_run(config)
+                dry_run(config)
             else:
-                pipeline.run(config, output, flags.overwrite)
+                run(config, output, flags.overwrite)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

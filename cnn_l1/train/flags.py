@@ -1,12 +1,14 @@
 """Flags that every command takes which starts from a config."""
 
+import argparse
 import pathlib
+from typing import Any
 
-from cnn_l1.config.loading import ConfigError
+from cnn_l1.config.loading import Config, ConfigError
 from cnn_l1.train import recipe
 
 
-def add_flags(parser, what, example):
+def add_flags(parser: argparse.ArgumentParser, what: str, example: str) -> None:
     """Add `--config`, `--set`, `--sparsity` and `--output` to a parser.
 
     Args:
@@ -35,7 +37,7 @@ def add_flags(parser, what, example):
     )
 
 
-def read_flags(flags):
+def read_flags(flags: argparse.Namespace) -> tuple[Config, pathlib.Path]:
     """The `Config` that parsed flags name, and the folder for what it makes.
 
     Raises:
@@ -45,7 +47,7 @@ def read_flags(flags):
     return config, pathlib.Path(flags.output or pathlib.Path("saved_models") / config.name)
 
 
-def _read_sparsity(flags):
+def _read_sparsity(flags: argparse.Namespace) -> Any:
     text = flags.sparsity
     if text is None:
         return None

@@ -559,11 +559,11 @@ def test_learning_rate_by_default():
 @pytest.mark.parametrize("name", sorted(OPTIMIZER_SETTINGS))
 def test_every_optimizer_is_constructible(name):
     keras = pytest.importorskip("keras")
-    from cnn_l1.train import pipeline
+    from cnn_l1.train import optimizer
 
     settings = {n: 0.5 for n in OPTIMIZER_SETTINGS[name] if n != "nesterov"}
     config = OptimizerConfig(name=name, **settings, clipnorm=1.0, weight_decay=1e-4)
-    optimizer = pipeline.make_optimizer(config, 1e-2, steps=10)
+    optimizer = optimizer.make_optimizer(config, 1e-2, steps=10)
     assert isinstance(optimizer, keras.optimizers.Optimizer)
     assert type(optimizer).__name__.lower() == name
     for setting, value in settings.items():

@@ -32,7 +32,7 @@ from cnn_l1.sweep import search
 from cnn_l1.sweep.__main__ import main as sweep_main
 from cnn_l1.sweep.engines import read_failure, run_job
 from cnn_l1.sweep.selection import Row
-from cnn_l1.train import pipeline
+from cnn_l1.train import measure_again as measuring_again
 
 LINEAR = linear(500, sweep={"strengths": [5.0, 60.0]})
 CLASSES = {
@@ -252,7 +252,7 @@ def test_impossible_budget_names_the_nearest_and_tests_nothing(classes, tmp_path
         raise AssertionError("the test split was read")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "measure_again", fail)
+        patch.setattr(measuring_again, "measure_again", fail)
         code, output = resume(classes, tmp_path, "sweep.budget={max_macs: 1}")
     assert code == 1
     message = capsys.readouterr().err
@@ -603,7 +603,7 @@ def test_failure_of_the_last_training_is_told(classes, tmp_path, monkeypatch, ca
     def fail(*_):
         raise OSError("Disk on fire")
 
-    monkeypatch.setattr(pipeline, "measure_again", fail)
+    monkeypatch.setattr(measuring_again, "measure_again", fail)
     code, output = resume(classes, tmp_path)
     assert code == 1
     message = "chosen strength 0.001: the run: expected to read and write its files. Received: Disk"

@@ -24,7 +24,7 @@ from cnn_l1.config.settings import DataConfig
 from cnn_l1.data import embedded, sets, tasks
 from cnn_l1.graph import features
 from cnn_l1.models.untrained import new_network
-from cnn_l1.train import pipeline
+from cnn_l1.train import stages
 
 # Full batches. With momentum 31/32 and a rate of 0.05 the slowest direction of diabetes,
 # of curvature 2 · 0.0096, is at rest to float32 after some
@@ -70,19 +70,19 @@ class Problem:
     def start(self, **penalty):
         self.config = configs.validate({**SETTINGS, "penalty": penalty})
         self.task = tasks.task_of("auto", self.dataset.about)
-        pipeline.seed_everything(0, "float32")
+        stages.seed_everything(0, "float32")
         shape, statistics = self.dataset.about.input_shape, self.dataset.statistics()
         self.model = new_network(self.config, shape, self.task.outputs, statistics)
 
     def fit(self, **penalty):
         """Coefficients and intercept at the end of the stage under the penalty."""
         self.start(**penalty)
-        pipeline.sparsify(self.model, pipeline.Run(self.config, self.dataset, self.task))
+        stages.sparsify(self.model, stages.Run(self.config, self.dataset, self.task))
         return self.coefficients()
 
     def debias(self):
         """Coefficients and intercept after fine-tuning, the zeros held."""
-        pipeline.fine_tune(self.model, pipeline.Run(self.config, self.dataset, self.task))
+        stages.fine_tune(self.model, stages.Run(self.config, self.dataset, self.task))
         return self.coefficients()
 
     def coefficients(self):

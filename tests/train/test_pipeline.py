@@ -27,7 +27,8 @@ from cnn_l1.runs import exported_files as files
 from cnn_l1.runs import verification
 from cnn_l1.sparsity import counting
 from cnn_l1.tflite import encoding, metadata
-from cnn_l1.train import pipeline
+from cnn_l1.train import measure_again as measuring_again
+from cnn_l1.train import stages
 from cnn_l1.train.__main__ import main as train_main
 
 BLOCKS = [
@@ -510,7 +511,7 @@ def test_measured_again_is_of_the_other_split(config_file, tmp_path):
     flags = arguments(config_file, tmp_path / "run", *QUICK[:-1], *settings)
     assert train_main([*flags, "--set", "export.formats=[int8]"]) == 0
     first = read_report(tmp_path / "run")
-    again = pipeline.measure_again(tmp_path / "run", tmp_path / "again", "test")
+    again = measuring_again.measure_again(tmp_path / "run", tmp_path / "again", "test")
     assert json.loads(json.dumps(again)) == read_report(tmp_path / "again")
     assert again["data"]["measured_split"] == "test"
     settings = configs.load(tmp_path / "again" / "config.yaml")
@@ -597,10 +598,8 @@ def test_sparse_files_of_another_network_are_refused_before_training(config_file
 )
 def test_steps_per_execution_come_out_even(steps, execution, made):
     training = TrainingConfig(steps_per_epoch=steps, steps_per_execution=execution)
-    assert pipeline.steps_per_execution(training) == made
-    assert pipeline.steps_per_execution(TrainingConfig(steps_per_execution=execution)) == (
-        execution
-    )
+    assert stages.steps_per_execution(training) == made
+    assert stages.steps_per_execution(TrainingConfig(steps_per_execution=execution)) == (execution)
 
 
 @pytest.mark.parametrize(("steps", "execution"), [(5, 10), (15, 10)])
@@ -617,7 +616,7 @@ def test_steps_per_epoch(steps, execution):
     assert held.train.batches_per_epoch(64) == 4
     task = tasks.task_of("auto", held.about)
     model = builders.build(resolved, (10,), 1, held.statistics())
-    rows = pipeline.sparsify(model, pipeline.Run(resolved, held, task))
+    rows = stages.sparsify(model, stages.Run(resolved, held, task))
     assert [row["epoch"] for row in rows] == [1, 2]
     assert int(model.optimizer.iterations) == 2 * steps
     # The cosine schedule ends with the training.

@@ -1,0 +1,85 @@
+"""What a report says of a run: its data, settings, versions and selected features."""
+
+import pathlib
+import platform
+from importlib import metadata
+from typing import Any
+
+import keras
+
+from cnn_l1.data.sets import Data, Description, Split
+from cnn_l1.graph import features
+from cnn_l1.runs import pictures, report
+from cnn_l1.sparsity.counting import ModelCount
+from cnn_l1.train.stages import Run
+
+
+def begin_report(this: Run, counts: ModelCount) -> dict[str, Any]:
+    """What a report says of a network that is trained, and of nothing else yet."""
+    config = this.config
+    return {
+        "name": config.name,
+        "seed": config.seed,
+        "error": None,
+        "expected_result": config.expected_result,
+        "data": describe_data(this.dataset, config.measure.split, None),
+        "method": config.training.method,
+        "l1_strength": config.penalty.l1_strength,
+        "counts": report.counts_as_dict(counts),
+        "shrunk_counts": None,
+        "features": None,
+        "removed_channels": {},
+        "constant_output": None,
+        "validation": {},
+        "files": {},
+        "refused": {},
+        "encoded": {},
+        "micro": {},
+        "not_measured": {},
+        "seconds": None,
+        "versions": versions(),
+        "latency": f"CPU time of one input, one thread, files in turn, {platform.machine()}",
+    }
+
+
+def describe_data(dataset: Data, split: str, measured: Split | None) -> dict[str, Any]:
+    """What a report says of its data."""
+    about = dataset.about
+    return {
+        "name": about.name,
+        "input_shape": list(about.input_shape),
+        "class_names": None if about.class_names is None else list(about.class_names),
+        "train_examples": dataset.train.size,
+        "validation_examples": dataset.validation.size,
+        "measured_split": split,
+        "measured_examples": None if measured is None else measured.size,
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions that a figure depends on."""
+    names = "tensorflow", "keras", "ai-edge-litert", "numpy"
+    return {"python": platform.python_version()} | {n: metadata.version(n) for n in names}
+
+
+def select_features(
+    sparse: keras.Model, about: Description, folder: pathlib.Path
+) -> dict[str, Any] | None:
+    """Which inputs are still read, as a table, a picture and a line; `None` if all are."""
+    found = features.read_features(sparse)
+    if found is None:
+        return None
+    names = found.names(about.feature_names)
+    features.write_features(folder / "features.csv", found, about.feature_names)
+    pictures.draw_features(folder / "features", found, about.feature_names)
+    chosen = [name for name, taken in zip(names, found.selected, strict=True) if taken]
+    listed = " ".join(chosen[:40]) + (" …" if len(chosen) > 40 else "")
+    print(f"{len(chosen)} of {len(names)} features have a weight left: {listed}")
+    summary = {"features": len(names), "selected": chosen}
+    if about.true_coefficients is not None:
+        summary["support"] = support = features.support_recovery(found, about.true_coefficients)
+        print(
+            f"Of {support['true']} features that truly count, {support['found']} are found, "
+            f"and {support['false']} others"
+        )
+    return summary
