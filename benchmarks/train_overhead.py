@@ -27,7 +27,7 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
 from cnn_l1.config.loading import validate  # noqa: E402
-from cnn_l1.data import sets  # noqa: E402
+from cnn_l1.data import splits  # noqa: E402
 from cnn_l1.models.untrained import new_network  # noqa: E402
 from cnn_l1.sparsity import callbacks, optimizers, penalties  # noqa: E402
 
@@ -75,7 +75,7 @@ def main():
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (flags.images, 28, 28, 1), dtype="uint8")
     labels = random.integers(0, 10, flags.images)
-    split = sets.Split(flags.images, images, labels)
+    split = splits.Split(flags.images, images, labels)
     steps = split.batches_per_epoch(BATCH)
     batches = split.training_batches(BATCH, seed=0)
     floats = images.astype("float32")

@@ -33,7 +33,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from cnn_l1.config import loading as configs  # noqa: E402
-from cnn_l1.data import sets, tasks  # noqa: E402
+from cnn_l1.data import splits, tasks  # noqa: E402
 from cnn_l1.data.augmentation import with_augmentation  # noqa: E402
 from cnn_l1.models import fused  # noqa: E402
 from cnn_l1.models.untrained import new_network  # noqa: E402
@@ -81,7 +81,7 @@ def make(path, settings, images):
     config = configs.load(path, [*overrides, "target=null", "thresholding=null"])
     shape, _ = SHAPES[config.data.name]
     keras.config.set_dtype_policy(config.model.dtype_policy)
-    neutral = sets.InputStatistics((127.0,) * shape[-1], (4000.0,) * shape[-1])
+    neutral = splits.InputStatistics((127.0,) * shape[-1], (4000.0,) * shape[-1])
     model = new_network(config, shape, 10, neutral)
     if settings["halve"]:
         model = removal.apply_shrink(model, removal.plan_shrink(without_half(model)))
@@ -107,7 +107,7 @@ def make(path, settings, images):
 
 
 def batches_from_memory(pixels, labels, batch_size):
-    return sets.Split(len(labels), pixels, labels).training_batches(batch_size, seed=0)
+    return splits.Split(len(labels), pixels, labels).training_batches(batch_size, seed=0)
 
 
 def tuned_batches(pixels, labels, batch_size):

@@ -118,7 +118,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'cnn_l1' has no attribute {name!r}")
     found = getattr(importlib.import_module(f"cnn_l1.{_MODULES[name]}"), name)
@@ -126,7 +126,7 @@ def __getattr__(name):
     return found
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted(__all__)
 
 

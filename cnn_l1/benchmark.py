@@ -14,7 +14,7 @@ from cnn_l1.process import tables
 from cnn_l1.runs import report
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. 2: a flag or file that cannot be used."""
     parser = argparse.ArgumentParser(
         prog="python -m cnn_l1.benchmark",

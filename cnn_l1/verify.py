@@ -11,10 +11,10 @@ import pathlib
 import sys
 
 from cnn_l1.process.silence import import_tensorflow
-from cnn_l1.runs import manifest, verification
+from cnn_l1.runs import manifest
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m cnn_l1.verify", description="Check a run from its files alone."
@@ -35,6 +35,9 @@ def main(arguments=None):
         )
         return 2
     import_tensorflow()
+    # Only here: a wrong folder is answered before TensorFlow is imported.
+    from cnn_l1.runs import verification
+
     mismatches = verification.verify(folder, with_data=not flags.no_data)
     for line in mismatches:
         print(line)

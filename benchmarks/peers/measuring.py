@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 
 from cnn_l1.config import training_settings
-from cnn_l1.data import sets
+from cnn_l1.data import sets, splits
 from cnn_l1.export import tflite
 from cnn_l1.graph import macs
 from cnn_l1.measure import measurement
@@ -29,7 +29,7 @@ class Examples:
     """
 
     config: object
-    dataset: sets.Data
+    dataset: splits.Data
 
     @classmethod
     def load(cls, config):

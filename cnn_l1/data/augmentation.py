@@ -66,7 +66,9 @@ def check_augmentation(augmentation: AugmentationConfig, input_shape: tuple[int,
             )
 
 
-def _layers(augmentation, input_shape, seed):
+def _layers(
+    augmentation: AugmentationConfig, input_shape: tuple[int, ...], seed: int
+) -> list[layers.Layer]:
     found: list[layers.Layer] = []
     if augmentation.shift_pixels:
         found.append(_translation(augmentation.shift_pixels, input_shape, seed, "shift"))
@@ -79,7 +81,7 @@ def _layers(augmentation, input_shape, seed):
     return found
 
 
-def _translation(pixels, input_shape, seed, name):
+def _translation(pixels: int, input_shape: tuple[int, ...], seed: int, name: str) -> layers.Layer:
     rows, cols, _ = input_shape
     return layers.RandomTranslation(
         pixels / rows,

@@ -5,8 +5,15 @@ may name its input features, and the true coefficients behind them, in its metad
 `feature_names` and `true_coefficients`.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import tensorflow_datasets as tfds
+from sklearn.datasets import load_diabetes, load_digits
+from sklearn.model_selection import train_test_split
+
+Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 
 DIGITS_TEST_IMAGES = 360
 DIABETES_TEST_ROWS = 88
@@ -20,25 +27,32 @@ class _Embedded(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     INPUT = "features"
 
-    def arrays(self):
+    def arrays(self) -> Arrays:
         """`{split: (inputs, targets)}`."""
         raise NotImplementedError
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Any]]:
         return {
             name: self._generate_examples(inputs, targets)
             for name, (inputs, targets) in self.arrays().items()
         }
 
-    def _generate_examples(self, inputs, targets):
+    def _generate_examples(self, inputs: np.ndarray, targets: np.ndarray) -> Iterator[Any]:
         for row, (value, target) in enumerate(zip(inputs, targets, strict=True)):
             yield row, {self.INPUT: value, self._target: target.item()}
 
     @property
-    def _target(self):
+    def _target(self) -> str:
         return "label" if isinstance(self, (Digits, Xor)) else "target"
 
-    def _describe(self, description, inputs, target, homepage=None, **metadata):
+    def _describe(
+        self,
+        description: str,
+        inputs: Any,
+        target: Any,
+        homepage: str | None = None,
+        **metadata: Any,
+    ) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
             description=description,
@@ -58,7 +72,7 @@ class Digits(_Embedded):
 
     INPUT = "image"
 
-    def _info(self):
+    def _info(self) -> tfds.core.DatasetInfo:
         return self._describe(
             "Optical recognition of handwritten digits, as in scikit-learn.",
             tfds.features.Image(shape=(8, 8, 1), encoding_format="png"),
@@ -66,10 +80,7 @@ class Digits(_Embedded):
             homepage="https://doi.org/10.24432/C50P49",
         )
 
-    def arrays(self):
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-
+    def arrays(self) -> Arrays:
         digits = load_digits()
         images = (digits.images[..., None] * 255.0 / 16.0).round().astype("uint8")
         train, test = train_test_split(
@@ -90,7 +101,7 @@ class Xor(_Embedded):
     There is nothing to generalise to: the question is whether four points are learnt.
     """
 
-    def _info(self):
+    def _info(self) -> tfds.core.DatasetInfo:
         return self._describe(
             "Exclusive or of two bits.",
             tfds.features.Tensor(shape=(2,), dtype=np.float32),
@@ -98,7 +109,7 @@ class Xor(_Embedded):
             feature_names=["a", "b"],
         )
 
-    def arrays(self):
+    def arrays(self) -> Arrays:
         points = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], "float32")
         labels = np.array([0, 1, 1, 0])
         return dict.fromkeys(("train", "validation", "test"), (points, labels))
@@ -111,7 +122,7 @@ class Diabetes(_Embedded):
     to train on and 88 to test, parted with a seed.
     """
 
-    def _info(self):
+    def _info(self) -> tfds.core.DatasetInfo:
         return self._describe(
             "Ten baseline variables of 442 diabetes patients and the progression a year later.",
             tfds.features.Tensor(shape=(10,), dtype=np.float32),
@@ -120,10 +131,7 @@ class Diabetes(_Embedded):
             feature_names=["age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6"],
         )
 
-    def arrays(self):
-        from sklearn.datasets import load_diabetes
-        from sklearn.model_selection import train_test_split
-
+    def arrays(self) -> Arrays:
         inputs, targets = load_diabetes(return_X_y=True, scaled=False)
         inputs, targets = inputs.astype("float32"), targets.astype("float32")
         train, test = train_test_split(
@@ -135,7 +143,7 @@ class Diabetes(_Embedded):
         }
 
 
-def true_coefficients():
+def true_coefficients() -> np.ndarray:
     """The coefficients of `sparse_regression`: 10 of 100 are not zero, ±1 to ±2."""
     random = np.random.default_rng(0)
     coefficients = np.zeros(SPARSE_FEATURES)
@@ -148,7 +156,7 @@ def true_coefficients():
 class SparseRegression(_Embedded):
     """`y = x·w + 3 + ε`: 100 standard normal features, of which 10 count; ε of deviation 1."""
 
-    def _info(self):
+    def _info(self) -> tfds.core.DatasetInfo:
         return self._describe(
             "A made linear regression with a known support.",
             tfds.features.Tensor(shape=(SPARSE_FEATURES,), dtype=np.float32),
@@ -157,8 +165,9 @@ class SparseRegression(_Embedded):
             true_coefficients=true_coefficients().tolist(),
         )
 
-    def arrays(self):
-        coefficients, splits = true_coefficients(), {}
+    def arrays(self) -> Arrays:
+        coefficients = true_coefficients()
+        splits = {}
         for seed, (name, rows) in enumerate(SPARSE_ROWS.items(), start=1):
             random = np.random.default_rng(seed)
             inputs = random.standard_normal((rows, SPARSE_FEATURES))

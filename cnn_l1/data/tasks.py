@@ -2,9 +2,12 @@
 
 import dataclasses
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from cnn_l1.config.loading import ConfigError
+from cnn_l1.data.splits import Description
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +27,16 @@ class Task:
     outputs: int
 
     @property
-    def score(self):
+    def score(self) -> str:
         """What validation chooses by: a key of `history.csv`, without `val_`."""
         return "accuracy" if self.kind == "classes" else "data_loss"
 
     @property
-    def larger_is_better(self):
+    def larger_is_better(self) -> bool:
+        """Whether a larger `score` is the better one."""
         return self.kind == "classes"
 
-    def decide(self, outputs):
+    def decide(self, outputs: np.ndarray) -> np.ndarray | None:
         """The classes that `(examples, outputs)` mean; `None` for values."""
         if self.kind == "values":
             return None
@@ -40,10 +44,8 @@ class Task:
             return (np.asarray(outputs)[:, 0] > 0.5).astype("int64")
         return np.asarray(outputs).argmax(axis=1)
 
-    def encode(self, batches):
+    def encode(self, batches: tf.data.Dataset) -> tf.data.Dataset:
         """Batches with their targets as the loss takes them."""
-        import tensorflow as tf
-
         if self.loss == "crossentropy":
             return batches
         if self.kind == "classes" and self.outputs > 1:
@@ -53,18 +55,14 @@ class Task:
             tf.data.AUTOTUNE,
         )
 
-    def keras_loss(self):
+    def keras_loss(self) -> keras.losses.Loss:
         """The Keras loss."""
-        import keras
-
         if self.loss == "crossentropy":
             return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         return keras.losses.MeanSquaredError()
 
-    def keras_metrics(self):
+    def keras_metrics(self) -> list[keras.metrics.Metric]:
         """`data_loss`, the loss without penalty, and `accuracy` of classes."""
-        import keras
-
         if self.loss == "crossentropy":
             return [
                 keras.metrics.SparseCategoricalCrossentropy(name="data_loss", from_logits=True),
@@ -78,12 +76,12 @@ class Task:
         return [data_loss, keras.metrics.CategoricalAccuracy(name="accuracy")]
 
 
-def task_of(loss, about):
+def task_of(loss: str, about: Description) -> Task:
     """The `Task` of a data set.
 
     Args:
         loss: `training.loss`: `"auto"`, `"crossentropy"` or `"squared_error"`.
-        about: The data set's `data.Description`.
+        about: The data set's `splits.Description`.
 
     Raises:
         ConfigError: If the loss does not fit the targets.

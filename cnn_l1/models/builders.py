@@ -16,7 +16,7 @@ from keras import layers
 from cnn_l1.config.loading import Config, ConfigError
 from cnn_l1.config.model_settings import DEFAULT_BLOCKS, ModelConfig, PointwiseConfig
 from cnn_l1.data.augmentation import check_augmentation
-from cnn_l1.data.sets import InputStatistics
+from cnn_l1.data.splits import InputStatistics
 
 
 def build(

@@ -5,9 +5,11 @@ they take most of a small residual network's step; benchmarks/train_speed.py mea
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
+import tensorflow as tf
 
 FUSED_DTYPES = ("float32", "bfloat16", "float16")
 
@@ -51,7 +53,7 @@ def fused_batch_norm(model: keras.Model) -> Iterator[list[str]]:
             _release(layer)
 
 
-def _hold(layer):
+def _hold(layer: Any) -> None:
     """Give a layer the fused call, or count one more context that wants it."""
     call = _own_call(layer)
     if call is None:
@@ -60,21 +62,21 @@ def _hold(layer):
     call.contexts += 1
 
 
-def _release(layer):
+def _release(layer: Any) -> None:
     call = _own_call(layer)
     if not hasattr(call, "contexts"):
         return  # another call was set meanwhile, and stays
     call.contexts -= 1
     if not call.contexts:
-        del layer.call  # the class' own is behind it
+        del layer.call  # the class' own shows again
 
 
-def _own_call(layer):
+def _own_call(layer: Any) -> Any:
     """The call that was set on the layer itself, or `None`."""
     return vars(layer).get("call")
 
 
-def _can_fuse(layer):
+def _can_fuse(layer: Any) -> bool:
     return (
         isinstance(layer, keras.layers.BatchNormalization)
         and type(layer).call is keras.layers.BatchNormalization.call
@@ -85,10 +87,8 @@ def _can_fuse(layer):
     )
 
 
-def _fused_call(layer, plain_call):
-    import tensorflow as tf
-
-    def call(inputs, training=None, mask=None):
+def _fused_call(layer: Any, plain_call: Callable[..., Any]) -> Any:
+    def call(inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         image = len(inputs.shape) == 4 and layer.axis in (-1, 3)
         if not (training and layer.trainable and image and mask is None):
             return plain_call(inputs, training=training, mask=mask)

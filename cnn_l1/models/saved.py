@@ -10,6 +10,9 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any
 
+import h5py
+import keras
+
 from cnn_l1.errors import CnnL1Error
 from cnn_l1.models.keras2_configs import Mend, OldConfigError, mend_model, mend_training
 
@@ -125,8 +128,6 @@ def _check_form(path: pathlib.Path) -> str:
 
 
 def _mended_h5(path: pathlib.Path, folder: pathlib.Path, compile: bool) -> tuple:
-    import h5py
-
     def text(attributes: Any, name: str) -> str:
         value = attributes.get(name, "")
         return value.decode() if hasattr(value, "decode") else str(value)
@@ -196,8 +197,6 @@ def _mended_keras(path: pathlib.Path, folder: pathlib.Path, compile: bool) -> tu
 
 def _check_classes(path: pathlib.Path, config: dict, custom_objects: dict) -> None:
     """Refuse layers that cannot be loaded, all by name."""
-    import keras
-
     unknown: dict[str, str] = {}
     lambdas, operations = [], []
     for node in _layers_in(config):
@@ -272,8 +271,6 @@ def _is_code(settings: Any) -> bool:
 
 
 def _load(path: pathlib.Path, loadable: pathlib.Path, custom_objects: Any, compile: bool) -> Any:
-    import keras
-
     try:
         with contextlib.redirect_stdout(None), warnings.catch_warnings():
             warnings.simplefilter("ignore")

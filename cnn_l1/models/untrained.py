@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import keras
 
 from cnn_l1.config.loading import Config
-from cnn_l1.data import sets, tasks
+from cnn_l1.data import sets, splits, tasks
+from cnn_l1.graph.macs import count_macs
 from cnn_l1.models import builders
 from cnn_l1.sparsity.configured import attach_configured
 
@@ -14,7 +15,7 @@ def new_network(
     config: Config,
     input_shape: Sequence[int],
     output_count: int,
-    statistics: sets.InputStatistics | None = None,
+    statistics: splits.InputStatistics | None = None,
 ) -> keras.Model:
     """Build a config's network and put its penalties on it.
 
@@ -30,7 +31,7 @@ def new_network(
     return model
 
 
-def untrained_network(config: Config) -> tuple[keras.Model, sets.Description]:
+def untrained_network(config: Config) -> tuple[keras.Model, splits.Description]:
     """Build a config's network, and describe its data, without reading an example.
 
     Args:
@@ -45,6 +46,12 @@ def untrained_network(config: Config) -> tuple[keras.Model, sets.Description]:
     """
     about = sets.describe(config.data)
     channels = about.input_shape[-1]
-    neutral = sets.InputStatistics((0.0,) * channels, (1.0,) * channels)
+    neutral = splits.InputStatistics((0.0,) * channels, (1.0,) * channels)
     outputs = tasks.task_of(config.training.loss, about).outputs
     return new_network(config, about.input_shape, outputs, neutral), about
+
+
+def untrained_macs(config: Config) -> int:
+    """Multiply-adds of one example in a config's network, before any channel is removed."""
+    model, _ = untrained_network(config)
+    return sum(count_macs(model).values())

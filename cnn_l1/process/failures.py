@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import pathlib
 import re
 import shutil
 from collections.abc import Iterator
@@ -72,7 +73,7 @@ def reason_of(error: BaseException) -> str:
     return text if known else f"{type(error).__name__}: {text}"
 
 
-def remove(path) -> None:
+def remove(path: pathlib.Path) -> None:
     """Remove a file or a folder that may be there, written in part."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)

@@ -2,6 +2,8 @@
 
 import contextlib
 import signal
+from collections.abc import Iterator
+from typing import Any
 
 
 class _Stop:
@@ -12,48 +14,32 @@ class _Stop:
     process dies before anything is tidied up. A second signal does not wait.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.waiting = False
         self.asked = False
 
-    def handle(self, signal_number, frame):
+    def handle(self, signal_number: int, frame: Any) -> None:
         if self.waiting and not self.asked:
             self.asked = True
             return
         raise KeyboardInterrupt
 
-    def check(self, *arguments, **logs):
+    def check(self, *arguments: Any, **logs: Any) -> None:
         if self.asked:
             self.asked = False
             raise KeyboardInterrupt
 
 
-_stop = _Stop()
+STOP = _Stop()
 
 
 @contextlib.contextmanager
-def stoppable():
+def stoppable() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end a run tidily."""
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, _stop.handle) for number in numbers}
+    previous = {number: signal.signal(number, STOP.handle) for number in numbers}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def fit_stoppably(model, *arguments, callbacks, **settings):
-    """`model.fit` that ends at a safe point when asked to."""
-    import keras
-
-    # Not at a batch's end: a callback there makes Keras wait for the step.
-    check = keras.callbacks.Callback()
-    check.on_train_batch_begin = check.on_test_batch_begin = _stop.check
-    _stop.waiting, _stop.asked = True, False
-    try:
-        fitted = model.fit(*arguments, callbacks=[*callbacks, check], **settings)
-        _stop.check()
-        return fitted
-    finally:
-        _stop.waiting = _stop.asked = False

@@ -3,6 +3,8 @@
 import pathlib
 import warnings
 
+import tensorflow as tf
+
 # Linux' names of instructions that multiply bfloat16: x86's two, and ARM's.
 BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}
 
@@ -11,7 +13,7 @@ class SlowPrecisionWarning(UserWarning):
     """A dtype policy that costs time here and was to save it."""
 
 
-def warn_of_slow_bfloat16(dtype_policy, cpuinfo="/proc/cpuinfo"):
+def warn_of_slow_bfloat16(dtype_policy: str, cpuinfo: str = "/proc/cpuinfo") -> None:
     """Warn where training in bfloat16 is slower than in float32.
 
     Without instructions for it TensorFlow converts around each operation: resnet8 takes 2.1
@@ -24,8 +26,6 @@ def warn_of_slow_bfloat16(dtype_policy, cpuinfo="/proc/cpuinfo"):
     """
     if dtype_policy != "mixed_bfloat16" or multiplies_bfloat16(cpuinfo) is not False:
         return
-    import tensorflow as tf
-
     if tf.config.list_physical_devices("GPU"):
         return
     warnings.warn(
@@ -36,7 +36,7 @@ def warn_of_slow_bfloat16(dtype_policy, cpuinfo="/proc/cpuinfo"):
     )
 
 
-def multiplies_bfloat16(cpuinfo="/proc/cpuinfo"):
+def multiplies_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool | None:
     """Whether the processor has instructions for bfloat16; `None` where that is not known."""
     try:
         text = pathlib.Path(cpuinfo).read_text(encoding="utf-8", errors="replace")

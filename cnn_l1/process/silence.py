@@ -5,10 +5,11 @@ import io
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def silenced():
+def silenced() -> Iterator[None]:
     """Turn stdout and stderr away, C++ lines included.
 
     The file descriptors are turned, for lines that come from below Python, and
@@ -32,7 +33,7 @@ def silenced():
                 os.close(descriptor)
 
 
-def import_tensorflow():
+def import_tensorflow() -> None:
     """Import TensorFlow and Keras without their greetings.
 
     Some lines come before TensorFlow reads its log level, hence both measures.
@@ -40,6 +41,7 @@ def import_tensorflow():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     with silenced():
+        # Their import is what this function is for.
         import keras  # noqa: F401
         import tensorflow as tf
 

@@ -1,18 +1,20 @@
 """Console tables: layers, files, channels, sweeps."""
 
 import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 
-def console_of():
+def console_of() -> Console:
     """A console; away from a terminal wide enough for every column."""
     console = Console()
     return console if console.is_terminal else Console(width=140)
 
 
-def print_layers(counts, console=None):
+def print_layers(counts: Any, console: Console | None = None) -> None:
     """Print a table of layers: shape, weights, zeros, sparsity."""
     table = Table(title="Exact zeros", title_justify="left")
     table.add_column("layer")
@@ -34,7 +36,7 @@ def print_layers(counts, console=None):
         console.print(f"Not counted as a kernel: weights of {name}, a layer of unknown kind")
 
 
-def layers_table(counts):
+def layers_table(counts: Any) -> str:
     """A `ModelCount` as text: shape, weights, zeros and sparsity, layer by layer."""
     console = console_of()
     with console.capture() as capture:
@@ -42,7 +44,9 @@ def layers_table(counts):
     return capture.get().rstrip("\n")
 
 
-def print_files(files, console=None, split="test"):
+def print_files(
+    files: Mapping[str, Any], console: Console | None = None, split: str = "test"
+) -> None:
     """Print a table of measured files.
 
     Args:
@@ -75,7 +79,7 @@ def print_files(files, console=None, split="test"):
 LEFT_OUT_FIRST = ("p90 ms", "deflated", "± SE", "MACs", "same as Keras", "zeros", "median ms")
 
 
-def _row(file, ram):
+def _row(file: Any, ram: Sequence[str]) -> tuple[str, ...]:
     zeros = "" if file.zeros is None or not file.weights else f"{file.zeros / file.weights:.2%}"
     timed = file.latency_median_ms is not None
     return (
@@ -90,7 +94,7 @@ def _row(file, ram):
     )
 
 
-def _scores(file):
+def _scores(file: Any) -> tuple[str, ...]:
     if file.accuracy is None:
         error = file.mean_squared_error_standard_error
         return f"{file.mean_squared_error:.5g}", f"{error:.3g}", f"{file.r2:.4f}"
@@ -101,7 +105,7 @@ def _scores(file):
     )
 
 
-def print_sweep(rows, classes, console=None):
+def print_sweep(rows: Iterable[Any], classes: bool, console: Console | None = None) -> None:
     """Print the table of a sweep: one `selection.Row` a strength, the choice marked.
 
     Args:
@@ -114,7 +118,7 @@ def print_sweep(rows, classes, console=None):
     for heading in (*headings, "bytes", "MACs", "RAM", "median ms", ""):
         table.add_column(heading, justify="right")
 
-    def shown(value, style):
+    def shown(value: float | None, style: str) -> str:
         return "" if value is None else format(value, style)
 
     for row in rows:
@@ -136,13 +140,13 @@ def print_sweep(rows, classes, console=None):
     (console or console_of()).print(table)
 
 
-def print_rows(title, rows, console=None):
+def print_rows(title: str, rows: Sequence[Any], console: Console | None = None) -> None:
     """Print dataclass rows as a table, one column a field."""
     table = Table(title=title, title_justify="left")
     for number, field in enumerate(dataclasses.fields(rows[0])):
         table.add_column(field.name, justify="right" if number else "left", overflow="fold")
 
-    def shown(value):
+    def shown(value: Any) -> str:
         if isinstance(value, float):
             return f"{value:.4g}"
         return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
@@ -152,7 +156,7 @@ def print_rows(title, rows, console=None):
     (console or console_of()).print(table)
 
 
-def shrink_table(plan):
+def shrink_table(plan: Any) -> str:
     """A `ShrinkPlan` as text: channels, multiply-adds and parameters, layer by layer."""
     table = Table(title="Channels", title_justify="left")
     table.add_column("layer")
@@ -189,5 +193,5 @@ def shrink_table(plan):
     return capture.get().rstrip("\n")
 
 
-def _change(before, after):
+def _change(before: int, after: int) -> str:
     return f"{before:,}" if before == after else f"{before:,} → {after:,}"

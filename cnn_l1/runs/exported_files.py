@@ -13,13 +13,12 @@ from cnn_l1.export.formats import SPARSE, SPARSE_IMAGES, print_refused, write_fo
 from cnn_l1.graph import macs
 from cnn_l1.measure import measurement, on_micro
 from cnn_l1.process.failures import is_of_the_disk, reason_of, remove
+from cnn_l1.runs.folders import UNFOLDED
 from cnn_l1.shrink import fold
 from cnn_l1.tflite import encoding, metadata, micro
 
 # What TFLite Micro has kernels for.
 MICRO_KINDS = ("float32", "int8", "int16x8")
-# The network before its batch-norms are folded, from which another training can start.
-UNFOLDED = "model_unfolded.keras"
 
 
 def check_formats(model, formats):

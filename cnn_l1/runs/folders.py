@@ -7,13 +7,16 @@ import pathlib
 import shutil
 import socket
 import tempfile
+from collections.abc import Iterator
 
 from cnn_l1.config.loading import ConfigError
 
 MARK = "report.json"
+# The network before its batch-norms are folded, from which another training can start.
+UNFOLDED = "model_unfolded.keras"
 
 
-def check_output(output, overwrite):
+def check_output(output: str | pathlib.Path, overwrite: bool) -> None:
     """Raise `ConfigError` unless a run may be written to `output`."""
     output = pathlib.Path(output)
     if not os.path.lexists(output):
@@ -34,14 +37,14 @@ def check_output(output, overwrite):
         )
 
 
-def is_finished(folder):
+def is_finished(folder: str | pathlib.Path) -> bool:
     """Whether a folder holds a run that ended well."""
     path = pathlib.Path(folder) / MARK
     return path.is_file() and not json.loads(path.read_text(encoding="utf-8")).get("error")
 
 
 @contextlib.contextmanager
-def run_folder(output, overwrite=False):
+def run_folder(output: str | pathlib.Path, overwrite: bool = False) -> Iterator[pathlib.Path]:
     """A new folder to write into, moved to `output` when the block ends well.
 
     Where the block raises, whatever was written is removed and a run that was
@@ -69,7 +72,7 @@ def run_folder(output, overwrite=False):
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _replace(partial, output):
+def _replace(partial: pathlib.Path, output: pathlib.Path) -> None:
     if not os.path.lexists(output):
         partial.rename(output)
         return
@@ -83,7 +86,7 @@ def _replace(partial, output):
     shutil.rmtree(old)
 
 
-def remove_abandoned(parent, name="*"):
+def remove_abandoned(parent: str | pathlib.Path, name: str = "*") -> None:
     """Remove what killed runs left half-written; only a `kill -9` leaves any.
 
     Args:
@@ -97,7 +100,7 @@ def remove_abandoned(parent, name="*"):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_running(process):
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -107,7 +110,7 @@ def _is_running(process):
     return True
 
 
-def _umask():
+def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask

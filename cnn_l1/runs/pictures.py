@@ -1,32 +1,41 @@
 """Pictures, each as SVG and as PNG."""
 
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:  # a picture needs no Keras
+    from cnn_l1.graph.features import Features
 
 BLUE, ORANGE, GREY = "#2c6fbb", "#d95f02", "#8a8a8a"
 BARS = 60  # a bar chart of more features cannot be read; points are drawn instead
 
 
-def new_figure(width=6.4, height=4.0, columns=1, rows=1):
+def new_figure(
+    width: float = 6.4, height: float = 4.0, columns: int = 1, rows: int = 1
+) -> tuple[Figure, Any]:
     """A matplotlib figure that needs no screen, and its axes."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns)
 
 
-def save(figure, path):
+def save(figure: Figure, path: pathlib.Path) -> None:
     """Write `path.svg` and `path.png`.
 
     The SVG holds no date and fixed names, so that equal data give equal bytes.
     """
-    import matplotlib
-
     with matplotlib.rc_context({"svg.hashsalt": "cnn_l1"}):
         figure.savefig(path.with_name(path.name + ".svg"), metadata={"Date": None})
     figure.savefig(path.with_name(path.name + ".png"), dpi=120)
 
 
-def draw_features(path, features, names=None):
+def draw_features(
+    path: pathlib.Path, features: "Features", names: Sequence[str] | None = None
+) -> None:
     """Which inputs are read, and how strongly: an image of pixels, or bars by name.
 
     Args:
@@ -63,7 +72,9 @@ def draw_features(path, features, names=None):
     save(figure, path)
 
 
-def draw_sweep(folder, rows, dense=None, classes=True):
+def draw_sweep(
+    folder: pathlib.Path, rows: Sequence[Any], dense: Any = None, classes: bool = True
+) -> None:
     """Score against sparsity, bytes and multiply-adds, with standard errors.
 
     Args:
@@ -110,7 +121,13 @@ def draw_sweep(folder, rows, dense=None, classes=True):
 NAMED_PATHS = 12
 
 
-def draw_paths(path, strengths, paths, label, chosen=None):
+def draw_paths(
+    path: pathlib.Path,
+    strengths: Sequence[float],
+    paths: Mapping[str, Sequence[float | None]],
+    label: str,
+    chosen: Any = None,
+) -> None:
     """Weights of a linear model, or each layer's sparsity, along the strengths.
 
     Args:

@@ -1,23 +1,28 @@
-"""A run's figures as JSON and CSV, and for TensorBoard."""
+"""A run's figures as JSON and CSV."""
 
 import csv
 import dataclasses
 import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from cnn_l1.sparsity.counting import LayerCount, ModelCount
 
 
-def write_json(path, report):
+def write_json(path: pathlib.Path, report: Any) -> None:
     """Write a report as JSON; NaN and infinity, which JSON lacks, are refused."""
     text = json.dumps(report, indent=2, default=_plain, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     raise TypeError(f"Expected plain data for JSON. Received: {type(value).__name__}")
 
 
-def write_history(path, rows):
+def write_history(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     """Write one row an epoch as CSV; a column that a stage lacks stays empty."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -26,7 +31,7 @@ def write_history(path, rows):
         writer.writerows(rows)
 
 
-def counts_as_dict(counts):
+def counts_as_dict(counts: ModelCount) -> dict[str, Any]:
     """A `ModelCount` as plain data, totals from counts."""
     return {
         "weights": counts.weights,
@@ -39,36 +44,17 @@ def counts_as_dict(counts):
     }
 
 
-def _layer_as_dict(layer):
+def _layer_as_dict(layer: LayerCount) -> dict[str, Any]:
     described = {**dataclasses.asdict(layer), "nonzero": layer.nonzero, "sparsity": layer.sparsity}
     if not layer.frozen:  # a mark where it is due
         described.pop("frozen")
     return described
 
 
-def write_rows(path, rows):
+def write_rows(path: pathlib.Path, rows: Sequence[Any]) -> None:
     """Write dataclass rows as CSV, one column a field."""
     dicts = [dataclasses.asdict(row) for row in rows]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(dicts[0]))
         writer.writeheader()
         writer.writerows(dicts)
-
-
-def write_hparams(folder, reports):
-    """Write each run's strength and figures for TensorBoard's HParams page.
-
-    Args:
-        folder: Folder of the logs.
-        reports: `{run: report}`.
-    """
-    import tensorflow as tf
-    from tensorboard.plugins.hparams import api
-
-    for name, report in reports.items():
-        with tf.summary.create_file_writer(str(folder / name)).as_default():
-            api.hparams({"l1_strength": report["l1_strength"], "seed": report["seed"]}, name)
-            tf.summary.scalar("sparsity", report["counts"]["sparsity"], step=0)
-            for network, scores in report["validation"].items():
-                for key, value in scores.items():
-                    tf.summary.scalar(f"{network}_{key}", value, step=0)

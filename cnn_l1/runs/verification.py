@@ -11,10 +11,28 @@ import json
 import math
 import pathlib
 import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import yaml
 
 from cnn_l1.config import loading as configs
-from cnn_l1.config.loading import ConfigError
+from cnn_l1.config.loading import Config, ConfigError
+from cnn_l1.data import sets, tasks
+from cnn_l1.data.splits import Split
+from cnn_l1.export import firmware
+from cnn_l1.export import tflite as export
+from cnn_l1.graph import macs
+from cnn_l1.measure import measurement
 from cnn_l1.runs import manifest
+from cnn_l1.runs import report as reports
+from cnn_l1.shrink import removal
+from cnn_l1.sparsity import counting
+from cnn_l1.tflite import encoding, metadata
+from cnn_l1.tflite import file as tflite_file
 
 # A score may move by this much, for another CPU sums in another order: of a class, one
 # example in 500, at least one; of values, one part in a thousand.
@@ -24,7 +42,7 @@ VALUES = 1e-3
 DIFFERENCE = 1e-4
 
 
-def verify(folder, with_data=True):
+def verify(folder: pathlib.Path, with_data: bool = True) -> list[str]:
     """Check a run's folder.
 
     Args:
@@ -76,7 +94,7 @@ def verify(folder, with_data=True):
     return found
 
 
-def check_manifest(folder):
+def check_manifest(folder: pathlib.Path) -> list[str]:
     """Files that are missing, altered or not listed."""
     try:
         text = (folder / manifest.NAME).read_text(encoding="utf-8")
@@ -98,7 +116,7 @@ def check_manifest(folder):
     return found
 
 
-def check_config(config, report):
+def check_config(config: Config, report: Mapping[str, Any]) -> list[str]:
     """What the report tells of the config, against the config."""
     pairs = {
         "name": (report.get("name"), config.name),
@@ -117,10 +135,10 @@ def check_config(config, report):
     ]
 
 
-def check_formats(folder, files, config, refused):
+def check_formats(
+    folder: pathlib.Path, files: Mapping[str, Any], config: Config, refused: Mapping[str, str]
+) -> list[str]:
     """Files that the config asks for and the report, or the folder, lacks."""
-    from cnn_l1.export import tflite as export
-
     prefixes = {name.removesuffix("model.keras") for name in files if name.endswith("model.keras")}
     prefixes |= {"", "dense/"} if config.baseline else {""}
     found = []
@@ -141,18 +159,16 @@ def check_formats(folder, files, config, refused):
     return found
 
 
-def load_examples(config):
+def load_examples(config: Config) -> Split:
     """The split that the report's figures are of."""
-    from cnn_l1.data import sets as data
-
-    dataset = data.load(config.data, config.seed)
+    dataset = sets.load(config.data, config.seed)
     return dataset.load_test() if config.measure.split == "test" else dataset.validation
 
 
-def load_networks(folder, files):
+def load_networks(
+    folder: pathlib.Path, files: Mapping[str, Any]
+) -> tuple[dict[str, keras.Model], list[str]]:
     """`{prefix: Keras model}` of the `.keras` files, and lines for those that do not load."""
-    import keras
-
     networks, found = {}, []
     for name in files:
         if not name.endswith("model.keras") or not (folder / name).is_file():
@@ -164,15 +180,12 @@ def load_networks(folder, files):
     return networks, found
 
 
-def check_counts(prefix, model, told, config):
+def check_counts(prefix: str, model: keras.Model, told: Any, config: Config) -> list[str]:
     """Zeros of the Keras model against the report's counts.
 
     A report counts before batch-norms are folded, which takes parameters away and can only
     add zeros, where a scale is zero.
     """
-    from cnn_l1.runs import report as reports
-    from cnn_l1.sparsity import counting
-
     counted = json.loads(json.dumps(reports.counts_as_dict(counting.count(model))))
     found = []
     for key in ("weights", "zeros", "parameters", "nonzero_parameters"):
@@ -186,12 +199,8 @@ def check_counts(prefix, model, told, config):
     return found
 
 
-def check_shrunk(networks, config):
+def check_shrunk(networks: Mapping[str, keras.Model], config: Config) -> list[str]:
     """The shrunk network against the one it was made from, on random inputs."""
-    import numpy as np
-
-    from cnn_l1.shrink import removal
-
     if not {"", "shrunk/"} <= networks.keys() or config.shrink.fine_tuning_epochs:
         return []
     shape = networks[""].input_shape[1:]
@@ -203,12 +212,15 @@ def check_shrunk(networks, config):
     return []
 
 
-def check_file(name, path, figures, networks, config, examples):
+def check_file(
+    name: str,
+    path: pathlib.Path,
+    figures: Mapping[str, Any],
+    networks: Mapping[str, keras.Model],
+    config: Config,
+    examples: Split | None,
+) -> list[str]:
     """One exported file against its figures."""
-    from cnn_l1.export import tflite as export
-    from cnn_l1.graph import macs
-    from cnn_l1.measure import measurement
-
     found = []
     model = networks.get(next(p for p in ("shrunk/", "dense/", "") if name.startswith(p)))
     size = sum(len(content) for content in measurement.contents(path))
@@ -244,12 +256,8 @@ def check_file(name, path, figures, networks, config, examples):
     return found + check_scores(name, path, figures, model, config, examples)
 
 
-def check_metadata(folder, name, report):
+def check_metadata(folder: pathlib.Path, name: str, report: Mapping[str, Any]) -> list[str]:
     """Labels and config behind a TFLite file against the run's."""
-    import yaml
-
-    from cnn_l1.tflite import metadata
-
     try:
         behind = metadata.read_files((folder / name).read_bytes())
         told = yaml.safe_load(behind.get(metadata.CONFIG, ""))
@@ -266,7 +274,7 @@ def check_metadata(folder, name, report):
     return found
 
 
-def _comparable(config):
+def _comparable(config: Any) -> Any:
     """A config without what may differ between a file and the run that it came from."""
     try:
         config = configs.without_folders(config)
@@ -276,10 +284,8 @@ def _comparable(config):
     return {key: value for key, value in config.items() if key != "measure"}
 
 
-def check_source(folder, source):
+def check_source(folder: pathlib.Path, source: pathlib.Path) -> list[str]:
     """A C source and its header against the TFLite file they were made of."""
-    from cnn_l1.export import firmware
-
     made_of = source.with_suffix(".tflite")
     name = source.relative_to(folder).as_posix()
     found = []
@@ -299,13 +305,8 @@ def check_source(folder, source):
     return found
 
 
-def check_encoded(folder, encoded):
+def check_encoded(folder: pathlib.Path, encoded: pathlib.Path) -> list[str]:
     """A file with encoded zeros, decoded again, against the plain one."""
-    import numpy as np
-
-    from cnn_l1.tflite import encoding
-    from cnn_l1.tflite import file as tflite_file
-
     name = encoded.relative_to(folder).as_posix()
     plain = encoded.with_name(encoded.name.replace("_encoded", ""))
     try:
@@ -322,16 +323,12 @@ def check_encoded(folder, encoded):
     return []
 
 
-def check_loads(name, path):
+def check_loads(name: str, path: pathlib.Path) -> list[str]:
     """Whether a file loads in its runtime."""
-    from cnn_l1.measure import measurement
-
     try:
         if name.endswith(".tflite"):
             measurement.TFLiteRunner(path)
         elif path.is_dir():
-            import tensorflow as tf
-
             tf.saved_model.load(str(path))
         elif name.endswith(".onnx"):
             import onnxruntime
@@ -342,13 +339,16 @@ def check_loads(name, path):
     return []
 
 
-def check_scores(name, path, figures, model, config, examples):
+def check_scores(
+    name: str,
+    path: pathlib.Path,
+    figures: Mapping[str, Any],
+    model: keras.Model,
+    config: Config,
+    examples: Split,
+) -> list[str]:
     """Accuracy and parity of one file, measured again."""
-    from cnn_l1.data import sets as data
-    from cnn_l1.data import tasks
-    from cnn_l1.measure import measurement
-
-    task = tasks.task_of(config.training.loss, data.describe(config.data))
+    task = tasks.task_of(config.training.loss, sets.describe(config.data))
     try:
         reference = measurement.predict(model, examples)
         again = measurement.measure_file(
@@ -376,5 +376,5 @@ def check_scores(name, path, figures, model, config, examples):
     return found
 
 
-def _short(error):
+def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,6 +1,6 @@
 """The command `cnn-l1 sweep`: train along strengths λ and choose one on validation data.
 
-python -m cnn_l1.sweep --config configs/digits_path.yaml
+python -m cnn_l1.sweep --config configs/sweep_digits.yaml
 """
 
 import argparse
@@ -11,13 +11,14 @@ from cnn_l1.config.loading import ConfigError
 from cnn_l1.process.failures import known_failure
 from cnn_l1.process.interrupt import stoppable
 from cnn_l1.process.silence import import_tensorflow
-from cnn_l1.sweep import search
 from cnn_l1.sweep.engines import set_threads
-from cnn_l1.sweep.selection import BudgetError
+from cnn_l1.sweep.folder import check_folder, open_folder
+from cnn_l1.sweep.plan import check, describe_runs
+from cnn_l1.sweep.selection import BudgetError, NoChoiceError
 from cnn_l1.train.flags import add_flags, read_flags
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
     0: done. 1: no choice could be made. 2: bad file, key, value or flag. 130: interrupted;
@@ -40,23 +41,26 @@ def main(arguments=None):
     flags = parser.parse_args(arguments)
     try:
         config, output = read_flags(flags)
-        search.check(config, flags.address)
+        check(config, flags.address)
         if flags.dry_run:
             print(configs.dump(config))
-            print(search.describe_runs(config))
+            print(describe_runs(config))
             return 0
-        search.check_folder(output, config, flags.overwrite, flags.resume)
+        check_folder(output, config, flags.overwrite, flags.resume)
         with stoppable():
             # What this process trains, the end of the path and the choice, repeats too.
             set_threads(config.sweep.threads)
             import_tensorflow()
-            search.check_network(config)
-            search.open_folder(output, config, flags.overwrite, flags.resume)
-            search.sweep(config, output.absolute(), flags.address)
+            # Only here: a bad setting is answered, and threads are set, before TensorFlow.
+            from cnn_l1.sweep.search import check_network, sweep
+
+            check_network(config)
+            open_folder(output, config, flags.overwrite, flags.resume)
+            sweep(config, output.absolute(), flags.address)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (BudgetError, search.NoChoiceError) as error:
+    except (BudgetError, NoChoiceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

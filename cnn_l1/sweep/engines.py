@@ -8,13 +8,20 @@ result, so every engine gives the same, and what is there already is not run aga
 import contextlib
 import dataclasses
 import json
+import multiprocessing
 import os
 import pathlib
+import queue
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TextIO
 
+from cnn_l1.config import loading as configs
+from cnn_l1.process.silence import import_tensorflow
 from cnn_l1.runs import folders
+from cnn_l1.runs.folders import UNFOLDED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Plan:
     """
 
     folder: pathlib.Path
-    chains: list
+    chains: list[list[Job]]
     threads: int
     workers: int
     score: str
@@ -69,7 +76,7 @@ class Plan:
 DIED = "its process died (out of memory?)"
 
 
-def run_locally(plan, on_event):
+def run_locally(plan: Plan, on_event: Callable[[Event], None]) -> None:
     """Run all chains in processes of their own, `plan.workers` at a time.
 
     Where a process dies, its job has failed and a new process goes on with the chain.
@@ -78,9 +85,6 @@ def run_locally(plan, on_event):
         plan: A `Plan`.
         on_event: Called with an `Event` for each job, in the caller's thread.
     """
-    import multiprocessing
-    import queue
-
     # A fresh interpreter each: TensorFlow does not survive a fork.
     context = multiprocessing.get_context("spawn")
     waiting: queue.Queue = queue.Queue()
@@ -89,14 +93,14 @@ def run_locally(plan, on_event):
     events: queue.Queue = queue.Queue()
     stopping, lock, workers = threading.Event(), threading.Lock(), []
 
-    def start():
+    def start() -> _Worker:
         with lock:
             if stopping.is_set():
                 raise _WorkerDied
             workers.append(_Worker(context, plan.threads))
             return workers[-1]
 
-    def work():
+    def work() -> None:
         worker = None
         with contextlib.suppress(queue.Empty):
             while not stopping.is_set():
@@ -140,7 +144,7 @@ class _WorkerDied(Exception):  # noqa: N818 (an event, told as an exception)
 class _Worker:
     """A process that runs one job after the other."""
 
-    def __init__(self, context, threads):
+    def __init__(self, context: Any, threads: int) -> None:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
             target=_serve, args=(theirs, threads, os.getpid()), daemon=True
@@ -148,7 +152,7 @@ class _Worker:
         self.process.start()
         theirs.close()  # the process alone holds this end, so that its death is seen
 
-    def run(self, folder, job, previous):
+    def run(self, folder: pathlib.Path, job: Job, previous: str | None) -> Event:
         """Run a job; returns its `Event`.
 
         Raises:
@@ -160,20 +164,20 @@ class _Worker:
         except (EOFError, OSError):
             raise _WorkerDied from None
 
-    def stop(self):
+    def stop(self) -> None:
         self.process.terminate()
         self.process.join(timeout=10)
         self.process.kill()
         self.process.join()
 
 
-def _serve(connection, threads, parent):
+def _serve(connection: Any, threads: int, parent: int) -> None:
     """What a worker's process does: run the jobs that come, until the other end closes."""
     # Ctrl-C goes to all processes of a terminal; the parent says what becomes of this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     set_threads(threads)
 
-    def watch():
+    def watch() -> None:
         # A sweep that is killed leaves no runs behind that would write into its folder.
         while os.getppid() == parent:
             time.sleep(0.5)
@@ -185,21 +189,20 @@ def _serve(connection, threads, parent):
             connection.send(run_job(*connection.recv()))
 
 
-def set_threads(threads):
+def set_threads(threads: int) -> None:
     """Fix the threads of TensorFlow in this process; before it is imported."""
     os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads)
     os.environ["TF_NUM_INTEROP_THREADS"] = str(threads)
 
 
-def run_job(folder, job, previous=None, watchers=()):
+def run_job(
+    folder: str | pathlib.Path, job: Job, previous: str | None = None, watchers: Iterable[Any] = ()
+) -> Event:
     """Run one job in this process, unless it is there; returns its `Event`.
 
     Its printed lines go to `logs/<name>.txt`. Whatever goes wrong becomes an event
     with the reason, and `failures/<name>.json`, so that the others go on.
     """
-    from cnn_l1.config import loading as configs
-    from cnn_l1.process.silence import import_tensorflow
-
     folder = pathlib.Path(folder)
     output = folder / "points" / job.name
     if folders.is_finished(output):
@@ -210,6 +213,7 @@ def run_job(folder, job, previous=None, watchers=()):
     try:
         with log.open("w", encoding="utf-8") as file, into(file):
             import_tensorflow()
+            # Only here: a worker sets its threads before TensorFlow is imported.
             from cnn_l1.train import pipeline
 
             data = json.loads(json.dumps(job.config))
@@ -228,40 +232,38 @@ def run_job(folder, job, previous=None, watchers=()):
     return Event(job.name, "done")
 
 
-def start_of(folder):
+def start_of(folder: pathlib.Path) -> pathlib.Path:
     """The file of a run from whose weights another one can start."""
-    from cnn_l1.runs.exported_files import UNFOLDED
-
     unfolded = folder / UNFOLDED
     return unfolded if unfolded.is_file() else folder / "model.keras"
 
 
 @contextlib.contextmanager
-def into(file):
+def into(file: TextIO) -> Iterator[None]:
     """Send what is printed, and warnings, to a file."""
     with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         yield
 
 
-def _reason(error):
+def _reason(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     known = type(error).__module__.startswith("cnn_l1")
     return text if known else f"{type(error).__name__}: {text}"
 
 
-def failure_file(folder, name):
+def failure_file(folder: str | pathlib.Path, name: str) -> pathlib.Path:
     """Where the reason stands why a job did not end well."""
     return pathlib.Path(folder) / "failures" / f"{name}.json"
 
 
-def write_failure(folder, event):
+def write_failure(folder: str | pathlib.Path, event: Event) -> None:
     """Leave the reason why a job did not end well."""
     path = failure_file(folder, event.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(dataclasses.asdict(event)) + "\n", encoding="utf-8")
 
 
-def read_failure(folder, name):
+def read_failure(folder: str | pathlib.Path, name: str) -> Event | None:
     """The `Event` that `write_failure` left, or `None`."""
     path = failure_file(folder, name)
     return Event(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None

@@ -15,6 +15,7 @@ import socket
 import tempfile
 import threading
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 # Read when Ray is imported or starts: Ctrl-C shall end the sweep, where Tune would end its
@@ -29,13 +30,28 @@ import ray
 from ray import tune
 
 from cnn_l1.config.loading import ConfigError
+from cnn_l1.config.sweep_settings import EarlyStoppingConfig
 from cnn_l1.runs.folders import is_finished
-from cnn_l1.sweep.engines import DIED, Event, read_failure, run_job, set_threads, write_failure
+from cnn_l1.sweep.engines import (
+    DIED,
+    Event,
+    Job,
+    Plan,
+    read_failure,
+    run_job,
+    set_threads,
+    write_failure,
+)
 
 METRIC = "score"
 
 
-def run_on_ray(plan, on_event, address=None, early_stopping=None):
+def run_on_ray(
+    plan: Plan,
+    on_event: Callable[[Event], None],
+    address: str | None = None,
+    early_stopping: EarlyStoppingConfig | None = None,
+) -> None:
     """Run all chains as trials of Ray Tune.
 
     Every node must see the sweep's folder under the same path, and have `cnn_l1`
@@ -87,7 +103,7 @@ def run_on_ray(plan, on_event, address=None, early_stopping=None):
         tuner.fit()
 
 
-def _without_stopped(plan, on_event):
+def _without_stopped(plan: Plan, on_event: Callable[[Event], None]) -> list[list[Job]]:
     """The chains but for those that an earlier part of the sweep has stopped."""
     left = []
     for chain in plan.chains:
@@ -100,7 +116,7 @@ def _without_stopped(plan, on_event):
 
 
 @contextlib.contextmanager
-def _cluster(plan, address):
+def _cluster(plan: Plan, address: str | None) -> Iterator[None]:
     """A running Ray: the one that is there, the one at an address, or one of our own."""
     temporary = None
     started = not ray.is_initialized()
@@ -125,10 +141,10 @@ def _cluster(plan, address):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _connect(address, settings):
+def _connect(address: str | None, settings: dict[str, Any]) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        if re.fullmatch(r"[\w.-]+:\d+", address or ""):
+        if address is not None and re.fullmatch(r"[\w.-]+:\d+", address):
             # Ray itself would try for minutes.
             host, port = address.rsplit(":", 1)
             socket.create_connection((host, int(port)), timeout=10).close()
@@ -149,7 +165,14 @@ def _connect(address, settings):
             signal.signal(signal.SIGTERM, handler)
 
 
-def run_trial(config, folder, chains, threads, epochs, key):
+def run_trial(
+    config: dict[str, Any],
+    folder: pathlib.Path,
+    chains: list[list[Job]],
+    threads: int,
+    epochs: int,
+    key: str | None,
+) -> None:
     """One trial: one chain, in a process of its own."""
     set_threads(threads)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -170,24 +193,25 @@ def run_trial(config, folder, chains, threads, epochs, key):
     tune.report({"events": events, "epoch": epochs})
 
 
-def _write_node(folder, name, node):
+def _write_node(folder: str | pathlib.Path, name: str, node: str) -> None:
     """Note on which node of the cluster a run was made."""
     path = pathlib.Path(folder) / "nodes" / f"{name}.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(node + "\n", encoding="utf-8")
 
 
-def report_epochs(key, epochs):
+def report_epochs(key: str, epochs: int) -> Any:
     """A Keras callback that tells Tune each epoch's score, by which it may stop a trial.
 
     Not the last one's: what has run to its end is exported.
     """
+    # Only here: a trial sets its threads before TensorFlow is imported.
     import keras
 
     class ReportEpochs(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
+        def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
             if epoch + 1 < epochs:
-                tune.report({"epoch": epoch + 1, METRIC: float(logs[key])})
+                tune.report({"epoch": epoch + 1, METRIC: float((logs or {})[key])})
 
     return ReportEpochs()
 
@@ -195,13 +219,15 @@ def report_epochs(key, epochs):
 class TrialEvents(tune.Callback):
     """Turns ended trials into `Event`s."""
 
-    def __init__(self, plan=None, chains=(), on_event=None):
+    def __init__(
+        self, plan: Any = None, chains: Sequence[Sequence[Job]] = (), on_event: Any = None
+    ) -> None:
         self.plan, self.chains, self.on_event = plan, chains, on_event
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune saves its callbacks; a progress display cannot be
 
-    def on_trial_complete(self, iteration, trials, trial, **info):
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         result = trial.last_result or {}
         if "events" in result:
             for event in result["events"]:
@@ -210,15 +236,15 @@ class TrialEvents(tune.Callback):
         epochs = f"epoch {result.get('epoch')} of {self.plan.epochs}"
         self._end(trial, Event("", "stopped", f"hopeless after {epochs}"))
 
-    def on_trial_error(self, iteration, trials, trial, **info):
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         self._end(trial)
 
-    def _end(self, trial, ended=None):
+    def _end(self, trial: Any, ended: Event | None = None) -> None:
         for job in self.chains[trial.config["chain"]]:
             event = Event(job.name, "done")
             if not is_finished(self.plan.folder / "points" / job.name):
-                event = ended or read_failure(self.plan.folder, job.name)
-                event = event or Event(job.name, "failed", "its trial ended before it")
-                event = dataclasses.replace(event, name=job.name)
+                told = ended or read_failure(self.plan.folder, job.name)
+                told = told or Event(job.name, "failed", "its trial ended before it")
+                event = dataclasses.replace(told, name=job.name)
                 write_failure(self.plan.folder, event)
             self.on_event(event)

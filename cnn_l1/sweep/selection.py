@@ -3,12 +3,19 @@
 import dataclasses
 import math
 import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from cnn_l1.config.sweep_settings import BudgetConfig
 from cnn_l1.errors import CnnL1Error
 
 
 class BudgetError(CnnL1Error, ValueError):
     """No model fits the device's budget."""
+
+
+class NoChoiceError(CnnL1Error, RuntimeError):
+    """Not one strength can be chosen."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,20 +64,20 @@ MEASURES = {
 }
 
 
-def exported_file(report, file):
+def exported_file(report: Mapping[str, Any], file: str) -> tuple[str, dict[str, Any]]:
     """The name and figures of the file that counts: the shrunk one where there is one."""
     shrunk = f"shrunk/{file}"
     name = shrunk if shrunk in report["files"] else file
     return name, report["files"][name]
 
 
-def score_of(figures):
+def score_of(figures: Mapping[str, Any]) -> tuple[float, float]:
     """A file's score and its standard error: accuracy, or mean squared error."""
     name = "mean_squared_error" if figures["accuracy"] is None else "accuracy"
     return figures[name], figures[f"{name}_standard_error"]
 
 
-def excess(figures, budget):
+def excess(figures: Mapping[str, Any], budget: BudgetConfig) -> float:
     """How far a file is beyond its budget: the largest of figure / limit.
 
     A figure that could not be measured, for the runtime takes no such file, is
@@ -85,7 +92,13 @@ def excess(figures, budget):
     return max(ratios)
 
 
-def make_row(l1_strength, reports, failed, file, budget=None):
+def make_row(
+    l1_strength: float,
+    reports: Sequence[Mapping[str, Any]],
+    failed: int,
+    file: str,
+    budget: BudgetConfig | None = None,
+) -> Row:
     """One `Row` from the reports of a strength's runs."""
     if not reports:
         return Row(l1_strength, 0, failed)
@@ -96,7 +109,7 @@ def make_row(l1_strength, reports, failed, file, budget=None):
     if len(values) > 1:
         error = statistics.stdev(values) / math.sqrt(len(values))
 
-    def mean(key):
+    def mean(key: str) -> float | None:
         found = [figures[key] for figures in chosen]
         return None if any(value is None for value in found) else statistics.fmean(found)
 
@@ -122,7 +135,7 @@ def make_row(l1_strength, reports, failed, file, budget=None):
     )
 
 
-def _against(figures, budget):
+def _against(figures: Mapping[str, Any], budget: BudgetConfig) -> str:
     """The figures of a file that a budget limits, as text."""
     parts = []
     for limit, figure in MEASURES.items():
@@ -134,7 +147,14 @@ def _against(figures, budget):
     return ", ".join(parts)
 
 
-def choose(rows, rule, larger_is_better, max_drop=0.5, dense=None, budget=None):
+def choose(
+    rows: Sequence[Row],
+    rule: str,
+    larger_is_better: bool,
+    max_drop: float = 0.5,
+    dense: Row | None = None,
+    budget: BudgetConfig | None = None,
+) -> Row:
     """The row that a rule chooses, by validation scores alone.
 
     Args:
@@ -164,29 +184,36 @@ def choose(rows, rule, larger_is_better, max_drop=0.5, dense=None, budget=None):
             raise BudgetError(_nearest(usable))
         usable = fitting
     sign = 1.0 if larger_is_better else -1.0
-    best = max(usable, key=lambda row: (sign * row.score, *_sparser(row)))
+    best = max(usable, key=lambda row: (sign * _score(row), *_sparser(row)))
     if rule == "best":
         return best
     if rule == "one_standard_error":
-        limit = sign * best.score - best.standard_error
+        assert best.standard_error is not None
+        limit = sign * _score(best) - best.standard_error
     else:
-        limit = dense.score - max_drop / 100.0
+        limit = _score(dense) - max_drop / 100.0
     # A rounding in the mean of equal scores must not decide.
-    within = [row for row in usable if sign * row.score >= limit - 1e-12]
+    within = [row for row in usable if sign * _score(row) >= limit - 1e-12]
     if not within:
         raise ValueError(
             f"Expected a strength that loses at most {max_drop} points against the dense "
-            f"baseline's {dense.score:.2%}. Received: {best.score:.2%} at best, at strength "
+            f"baseline's {_score(dense):.2%}. Received: {best.score:.2%} at best, at strength "
             f"{best.l1_strength:.3g}. Allow more in sweep.max_drop, or lower sweep.min_ratio."
         )
     return max(within, key=_sparser)
 
 
-def _sparser(row):
-    return row.sparsity, row.l1_strength
+def _score(row: Row | None) -> float:
+    assert row is not None
+    assert row.score is not None  # of runs that ended well
+    return row.score
 
 
-def _nearest(rows):
+def _sparser(row: Row) -> tuple[float, float]:
+    return row.sparsity or 0.0, row.l1_strength
+
+
+def _nearest(rows: Sequence[Row]) -> str:
     nearest = min(rows, key=lambda row: math.inf if row.excess is None else row.excess)
     return (
         "sweep.budget: expected a strength whose file fits. Received: none; the nearest is "

@@ -38,13 +38,12 @@ def main(arguments: list[str] | None = None) -> int:
         with stoppable():
             import_tensorflow()
             # Only here: a bad flag or setting is answered before TensorFlow is imported.
-            from cnn_l1.train.dry_run import dry_run
-            from cnn_l1.train.pipeline import run
+            from cnn_l1.train import dry_run, pipeline
 
             if flags.dry_run:
-                dry_run(config)
+                dry_run.dry_run(config)
             else:
-                run(config, output, flags.overwrite)
+                pipeline.run(config, output, flags.overwrite)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

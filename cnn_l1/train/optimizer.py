@@ -1,5 +1,7 @@
 """The Keras optimizer of a config, with its learning-rate schedule."""
 
+from typing import Any
+
 import keras
 
 from cnn_l1.config.training_settings import OptimizerConfig
@@ -8,19 +10,25 @@ from cnn_l1.config.training_settings import OptimizerConfig
 def make_optimizer(
     config: OptimizerConfig, learning_rate: float | None, steps: int
 ) -> keras.optimizers.Optimizer:
-    """A Keras optimizer with its schedule over `steps` updates."""
+    """A Keras optimizer with its schedule over `steps` updates.
+
+    Args:
+        config: The `optimizer` section of the settings.
+        learning_rate: At the start; `None` for the section's own.
+        steps: Updates until the schedule's end.
+    """
+    start = config.learning_rate if learning_rate is None else learning_rate
+    assert start is not None  # the section's validator fills it in
     # Keras hands a schedule the count of micro-steps, so accumulation changes nothing.
     updates = max(1, steps)
     schedules, schedule = keras.optimizers.schedules, config.schedule
-    rate = learning_rate
+    rate: Any = start
     if schedule.name == "cosine":
-        rate = schedules.CosineDecay(learning_rate, updates, alpha=schedule.final_fraction)
+        rate = schedules.CosineDecay(start, updates, alpha=schedule.final_fraction)
     elif schedule.name == "linear":
-        rate = schedules.PolynomialDecay(
-            learning_rate, updates, learning_rate * schedule.final_fraction
-        )
+        rate = schedules.PolynomialDecay(start, updates, start * schedule.final_fraction)
     elif schedule.name == "exponential":
-        rate = schedules.ExponentialDecay(learning_rate, updates, schedule.final_fraction)
+        rate = schedules.ExponentialDecay(start, updates, schedule.final_fraction)
     given = config.model_dump(exclude={"name", "learning_rate", "schedule"}, exclude_none=True)
     return optimizer_class(config.name)(learning_rate=rate, **given)
 

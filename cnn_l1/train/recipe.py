@@ -122,11 +122,9 @@ def macs_left(config: Any, sparsity: float) -> int:
     """
     import_tensorflow()
     # Only here, so that a config without a target in multiply-adds needs no TensorFlow.
-    from cnn_l1.graph.macs import count_macs
-    from cnn_l1.models.untrained import untrained_network
+    from cnn_l1.models.untrained import untrained_macs
 
-    model, _ = untrained_network(config)
-    return max(1, round((1.0 - sparsity) * sum(count_macs(model).values())))
+    return max(1, round((1.0 - sparsity) * untrained_macs(config)))
 
 
 def _check_settings(data: Mapping, named: Mapping) -> None:

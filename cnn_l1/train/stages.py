@@ -10,12 +10,12 @@ import keras
 from cnn_l1.config.loading import Config
 from cnn_l1.config.training_settings import PenaltyConfig, TrainingConfig
 from cnn_l1.data.augmentation import with_augmentation
-from cnn_l1.data.sets import Data, InputStatistics
+from cnn_l1.data.splits import Data, InputStatistics
 from cnn_l1.data.tasks import Task
 from cnn_l1.export import tflite
 from cnn_l1.models import builders, fused
 from cnn_l1.models.untrained import new_network
-from cnn_l1.process.interrupt import fit_stoppably
+from cnn_l1.process.stoppable_fit import fit_stoppably
 from cnn_l1.sparsity import callbacks, misuse, penalties, targets
 from cnn_l1.train.dense_baseline import dense_baseline
 from cnn_l1.train.optimizer import make_optimizer

@@ -7,9 +7,9 @@ from typing import Any
 
 import keras
 
-from cnn_l1.data.sets import Data, Description, Split
+from cnn_l1.data.splits import Data, Description, Split
 from cnn_l1.graph import features
-from cnn_l1.runs import pictures, report
+from cnn_l1.runs import report
 from cnn_l1.sparsity.counting import ModelCount
 from cnn_l1.train.stages import Run
 
@@ -69,6 +69,9 @@ def select_features(
     found = features.read_features(sparse)
     if found is None:
         return None
+    # Only here: Matplotlib takes half a second to import, and most runs draw nothing.
+    from cnn_l1.runs import pictures
+
     names = found.names(about.feature_names)
     features.write_features(folder / "features.csv", found, about.feature_names)
     pictures.draw_features(folder / "features", found, about.feature_names)

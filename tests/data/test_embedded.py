@@ -7,7 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from cnn_l1.config.settings import DataConfig
-from cnn_l1.data import embedded, sets
+from cnn_l1.data import embedded, sets, tfds_sets
 
 SIZES = {
     "digits": {"train": 1437, "test": 360},
@@ -33,7 +33,7 @@ def cache(tmp_path_factory):
 
 def whole(name):
     """`{split: (inputs, targets)}` of a set as it lies on the disk."""
-    builder = sets._builder(DataConfig(name=name))
+    builder = tfds_sets.find_builder(DataConfig(name=name))
     keys = builder.info.supervised_keys
     found = {}
     for split in builder.info.splits:
@@ -58,7 +58,7 @@ DIABETES = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6")
 
 
 def test_every_set_is_listed():
-    assert set(embedded.BUILDERS) == set(sets.EMBEDDED) == set(SIZES)
+    assert set(embedded.BUILDERS) == set(tfds_sets.EMBEDDED) == set(SIZES)
     assert all(builder.name == name for name, builder in embedded.BUILDERS.items())
 
 
@@ -153,5 +153,5 @@ def test_names_and_coefficients_are_read_from_the_disk(name, cache):
     about = sets.describe(config)
     builder = tfds.builder_from_directory(str(cache / name / "1.0.0"))
     assert type(builder) is not embedded.BUILDERS[name]
-    assert sets._describe(builder, sets._keys(builder), config) == about
+    assert tfds_sets.description_of(builder, tfds_sets.keys_of(builder), config) == about
     assert about.feature_names is not None

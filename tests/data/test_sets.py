@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from cnn_l1.config.loading import ConfigError
 from cnn_l1.config.settings import DataConfig
-from cnn_l1.data import sets
+from cnn_l1.data import sets, splits, tfds_sets
 
 TRAIN_IMAGES, TEST_IMAGES = 1437, 360
 
@@ -54,19 +54,19 @@ def collect(batches):
 def numbered(size):
     """A split whose images tell their own number."""
     images = np.arange(size, dtype="uint8").reshape(size, 1, 1, 1)
-    return sets.Split(size, images, np.arange(size))
+    return splits.Split(size, images, np.arange(size))
 
 
 def streaming(split):
     def stream():
         return tf.data.Dataset.from_tensor_slices((split.inputs, split.targets))
 
-    return sets.Split(split.size, None, split.targets, stream)
+    return splits.Split(split.size, None, split.targets, stream)
 
 
 def test_digits_are_prepared_in_the_cache(digits, cache):
     assert list((cache / "cnn_l1").rglob("dataset_info.json"))
-    about = sets.Description("digits", (8, 8, 1), tuple("0123456789"))
+    about = splits.Description("digits", (8, 8, 1), tuple("0123456789"))
     assert sets.describe(DataConfig()) == about == digits.about
 
 
@@ -108,8 +108,8 @@ def test_digits_are_those_of_scikit_learn(digits):
 def test_parting_is_disjoint_and_whole(in_memory):
     config = DataConfig(in_memory=in_memory, validation_fraction=0.25)
     whole, labels = collect(
-        sets._read(
-            sets._builder(config), ("image", "label"), (8, 8, 1), config, "train"
+        tfds_sets.read_split(
+            tfds_sets.find_builder(config), ("image", "label"), (8, 8, 1), config, "train"
         ).evaluation_batches()
     )
     parted = sets.load(config, seed=3)
@@ -247,9 +247,9 @@ def test_image_size_as_it_is_changes_nothing(digits):
 def test_statistics_are_those_of_numpy(kind):
     # More images than one part of the sum has, and channels unlike each other.
     values = np.random.default_rng(0).integers(0, 256, (2500, 3, 2, 3)) // (1, 2, 50)
-    split = kind(sets.Split(2500, values.astype("uint8"), np.zeros(2500, "int64")))
-    about = sets.Description("a", (3, 2, 3), ("a",))
-    held = sets.Data(about, split, split, lambda: split)
+    split = kind(splits.Split(2500, values.astype("uint8"), np.zeros(2500, "int64")))
+    about = splits.Description("a", (3, 2, 3), ("a",))
+    held = splits.Data(about, split, split, lambda: split)
     found = held.statistics()
     # float64 sums of whole numbers below 2^53: only the last division rounds.
     np.testing.assert_allclose(found.mean, values.mean((0, 1, 2)), rtol=1e-12)
@@ -319,7 +319,7 @@ def test_download_without_a_network(tmp_path, no_network):
     assert "data.download: expected a network to fetch 'mnist'" in message
     assert str(tmp_path) in message
     assert "Network is unreachable" in message
-    assert no_network == [sets.NETWORK_PROBE]
+    assert no_network == [tfds_sets.NETWORK_PROBE]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -498,7 +498,7 @@ def test_data_set_with_nothing_to_learn(builder_class, features, tmp_path):
 def test_several_values_to_predict(in_memory, tmp_path):
     settings = prepare(CnnL1TinyPairs, tmp_path)
     pairs = sets.load(DataConfig(**settings, in_memory=in_memory, validation_fraction=0.25), seed=0)
-    assert pairs.about == sets.Description(settings["name"], (3,), None, target_count=2)
+    assert pairs.about == splits.Description(settings["name"], (3,), None, target_count=2)
     assert (pairs.train.size, pairs.validation.size) == (6, 2)
     inputs, targets = collect(pairs.train.evaluation_batches())
     assert inputs.dtype == targets.dtype == pairs.train.targets.dtype == "float32"
@@ -586,9 +586,9 @@ def rows_of(split):
 def whole_of(name):
     """The training split, before it is parted."""
     config = DataConfig(name=name)
-    builder = sets._builder(config)
-    keys = sets._keys(builder)
-    return sets._read(builder, keys, sets.describe(config).input_shape, config, "train")
+    builder = tfds_sets.find_builder(config)
+    keys = tfds_sets.keys_of(builder)
+    return tfds_sets.read_split(builder, keys, sets.describe(config).input_shape, config, "train")
 
 
 @pytest.mark.parametrize("name", ["diabetes", "digits"])

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from cnn_l1.config.loading import ConfigError
 from cnn_l1.data import tasks
-from cnn_l1.data.sets import Description
+from cnn_l1.data.splits import Description
 from cnn_l1.data.tasks import Task
 
 TWO = Description("two", (3,), ("no", "yes"))

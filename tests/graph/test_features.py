@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 
 from cnn_l1.config import loading as configs
-from cnn_l1.data import sets
+from cnn_l1.data import splits
 from cnn_l1.graph import features
 from cnn_l1.models import builders
 
@@ -115,7 +115,7 @@ def test_no_reader():
 )
 def test_what_is_not_selected_changes_no_output(name, shape):
     config = configs.validate({"name": "a", "model": {"name": name, "dropout": 0.5}})
-    statistics = sets.InputStatistics((1.0,) * shape[-1], (4.0,) * shape[-1])
+    statistics = splits.InputStatistics((1.0,) * shape[-1], (4.0,) * shape[-1])
     keras.utils.set_random_seed(0)
     model = builders.build(config, shape, 2, statistics)
     random = np.random.default_rng(0)

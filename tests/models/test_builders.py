@@ -12,7 +12,7 @@ from cnn_l1.config.loading import ConfigError
 from cnn_l1.config.model_settings import ACTIVATION, ModelConfig
 from cnn_l1.config.settings import AugmentationConfig
 from cnn_l1.data.augmentation import with_augmentation
-from cnn_l1.data.sets import InputStatistics
+from cnn_l1.data.splits import InputStatistics
 from cnn_l1.export import tflite
 from cnn_l1.models import builders
 

@@ -24,11 +24,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from cnn_l1.config import loading as configs
-from cnn_l1.data import sets
+from cnn_l1.data import sets, tfds_sets
 from cnn_l1.process import tables
 from cnn_l1.runs import pictures, report
 from cnn_l1.sweep import __main__ as sweep_command
-from cnn_l1.sweep import search
+from cnn_l1.sweep import largest_strength, plan, search
 from cnn_l1.sweep.__main__ import main as sweep_main
 from cnn_l1.sweep.engines import read_failure, run_job
 from cnn_l1.sweep.selection import Row
@@ -108,14 +108,14 @@ def table_of(output):
 def classes(files, tmp_path_factory):
     """A finished sweep of digits, and how often its test split was read."""
     output = tmp_path_factory.mktemp("sweeps") / "classes"
-    reads, read = [], sets._read
+    reads, read = [], tfds_sets.read_split
 
     def counted(builder, keys, shape, config, split):
         reads.append(split)
         return read(builder, keys, shape, config, split)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sets, "_read", counted)
+        patch.setattr(sets, "read_split", counted)
         assert call(files(CLASSES), output) == 0
     return files(CLASSES), output, reads
 
@@ -570,9 +570,9 @@ def test_cross_validation_is_scikit_learns(files, tmp_path):
 def test_closed_form_of_the_end_is_for_convex_penalties(files):
     """Of a concave one the end must be found by trying, from a strength above 0."""
     settings = LINEAR | {"penalty": {"l1_strength": 0.0}, "sweep": {"points": 2}}
-    search.check(configs.load(files(settings)))
+    plan.check(configs.load(files(settings)))
     with pytest.raises(configs.ConfigError, match=r"penalty\.l1_strength: expected more than 0"):
-        search.check(configs.load(files(settings), ["penalty.shape=log"]))
+        plan.check(configs.load(files(settings), ["penalty.shape=log"]))
 
 
 @pytest.mark.slow
@@ -594,7 +594,7 @@ def test_end_of_a_path_is_looked_for_once(files, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert [line in printed for line in tried] == 3 * [True]
     assert [row["l1_strength"] for row in read_json(output / "sweep.json")["rows"]] == [120]
-    monkeypatch.setattr(search, "find_largest", None)
+    monkeypatch.setattr(largest_strength, "find_largest", None)
     assert call(file, output, "--resume") == 0
 
 

@@ -16,15 +16,8 @@ from cnn_l1.config import loading as configs
 from cnn_l1.config.loading import ConfigError
 from cnn_l1.data import sets, tasks
 from cnn_l1.models import builders
-from cnn_l1.sweep.strengths import (
-    BRACKET_FACTOR,
-    BRACKET_STEPS,
-    bracket,
-    largest_linear,
-    spaced,
-    with_settings,
-    with_strength,
-)
+from cnn_l1.sweep.largest_strength import BRACKET_FACTOR, BRACKET_STEPS, bracket, largest_linear
+from cnn_l1.sweep.strengths import spaced, with_settings, with_strength
 from cnn_l1.train import pipeline
 
 

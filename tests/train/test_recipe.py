@@ -10,7 +10,7 @@ import yaml
 from cnn_l1.config import loading as configs
 from cnn_l1.config.loading import ConfigError
 from cnn_l1.config.training_settings import PenaltyConfig
-from cnn_l1.data import sets
+from cnn_l1.data import splits
 from cnn_l1.graph import macs
 from cnn_l1.models import builders
 from cnn_l1.sweep.__main__ import main as sweep_main
@@ -179,7 +179,7 @@ def test_every_shipped_config_takes_it_or_says_why_not(path):
 def test_groups_lose_a_fraction_of_the_multiply_adds(write):
     path = write(penalty={"name": "group_l1"})
     config = recipe.load(path, (), 0.75)
-    neutral = sets.InputStatistics((0.0,), (1.0,))
+    neutral = splits.InputStatistics((0.0,), (1.0,))
     model = builders.build(config, (8, 8, 1), 10, neutral)
     whole = sum(macs.count_macs(model).values())
     assert config.target is not None
