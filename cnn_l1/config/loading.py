@@ -114,6 +114,9 @@ def read(
     for override in overrides:
         _apply_override(data, override)
         _apply_override(named, override)
+    if any(changes_the_result(override.partition("=")[0].strip()) for override in overrides):
+        # What the file says of its own settings is not said of others.
+        data["expected_result"] = named.get("expected_result", "")
     return data, named, str(path)
 
 
@@ -154,14 +157,29 @@ def validate(data: Any, source: str = "config") -> Config:
         raise ConfigError(f"{source}: expected plain YAML values. Received: {error}") from None
 
 
+# Settings that leave the trained network, and what its files compute, as they are.
+NO_MATTER = (
+    "name", "expected_result", "seed", "baseline", "tensorboard", "measure", "export", "sweep",
+    "data.data_dir", "data.download", "data.in_memory",
+)  # fmt: skip
+
+
+def changes_the_result(key: str) -> bool:
+    """Whether a changed setting, by its dotted key, leaves `expected_result` untrue."""
+    return not any(key == one or key.startswith(f"{one}.") for one in NO_MATTER)
+
+
 def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     """A config with some settings changed, checked as a file's are.
 
     Args:
         config: A `Config`.
-        settings: `{"penalty.l1_strength": 1e-3}` and so on, by dotted key.
+        settings: `{"penalty.l1_strength": 1e-3}` and so on, by dotted key. The copy has no
+            `expected_result` where they change what a run gives.
     """
     data = config.model_dump(mode="json")
+    if any(map(changes_the_result, settings)):
+        data["expected_result"] = ""
     for key, value in settings.items():
         *sections, last = key.split(".")
         node = data

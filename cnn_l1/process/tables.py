@@ -44,65 +44,78 @@ def layers_table(counts: Any) -> str:
     return capture.get().rstrip("\n")
 
 
+# Columns of the table of files: a key of `report.json` and how its figure is shown. A column
+# that no file has a figure for is left out.
+FILE_COLUMNS = {
+    "accuracy": ".2%",
+    "accuracy_standard_error": ".2%",
+    "mean_squared_error": ".5g",
+    "mean_squared_error_standard_error": ".3g",
+    "r2": ".4f",
+    "agreement": ".2%",
+    "bytes": ",",
+    "deflated_bytes": ",",
+    "zeros": ".2%",
+    "macs": ",",
+    "ram_bytes": ",",
+    "latency_median_ms": ".4f",
+    "latency_p90_ms": ".4f",
+}
+# What a narrow terminal goes without, in this order; the report has it all.
+LEFT_OUT_FIRST = (
+    "latency_p90_ms", "deflated_bytes", "accuracy_standard_error",
+    "mean_squared_error_standard_error", "macs", "agreement", "zeros", "latency_median_ms",
+)  # fmt: skip
+
+
 def print_files(
     files: Mapping[str, Any], console: Console | None = None, split: str = "test"
 ) -> None:
-    """Print a table of measured files.
+    """Print a table of measured files; the columns are keys of `report.json`.
 
     Args:
         files: Mapping from a file's name to its `Measurement`.
         split: The data they were measured on.
     """
     console = console or console_of()
-    classes = any(file.accuracy is not None for file in files.values())
-    shown = ("accuracy", "± SE", "same as Keras") if classes else ("MSE", "± SE", "R²")
-    ram = ("RAM",) if any(file.ram_bytes is not None for file in files.values()) else ()
-    headings = [*shown, "bytes", "deflated", "zeros", "MACs", *ram, "median ms", "p90 ms"]
-    rows = {name: dict(zip(headings, _row(file, ram), strict=True)) for name, file in files.items()}
-    left_out = [heading for heading in LEFT_OUT_FIRST if heading in headings]
-    while True:
-        table = Table(title=f"Exported files, measured on the {split} split", title_justify="left")
-        table.add_column("file", overflow="fold")
-        for heading in headings:
-            table.add_column(heading, justify="right")
-        for name, row in rows.items():
-            table.add_row(name, *(row[heading] for heading in headings))
-        unbounded = console.options.update(max_width=1000)
-        if not left_out or console.measure(table, options=unbounded).maximum <= console.width:
+    columns = {key: [_shown(file, key) for file in files.values()] for key in FILE_COLUMNS}
+    if all(file.accuracy is None for file in files.values()):
+        del columns["agreement"]  # of classes alone
+    columns = {key: cells for key, cells in columns.items() if any(cells)}
+    names = max(map(len, ("file", *files)))
+    for key in LEFT_OUT_FIRST:
+        widths = (max(map(len, [*_heading(k).split("\n"), *c])) for k, c in columns.items())
+        # Each column has a border and a space on both sides.
+        if names + 4 + sum(width + 3 for width in widths) <= console.width:
             break
-        headings.remove(left_out.pop(0))
+        columns.pop(key, None)
+    table = Table(title=f"Exported files, measured on the {split} split", title_justify="left")
+    table.add_column("file", overflow="fold")
+    for key in columns:
+        table.add_column(_heading(key), justify="right")
+    for row, name in enumerate(files):
+        table.add_row(name, *(cells[row] for cells in columns.values()))
     console.print(table)
 
 
-# Columns of the files' table that a narrow terminal goes without, in this order; the report
-# has them all.
-LEFT_OUT_FIRST = ("p90 ms", "deflated", "± SE", "MACs", "same as Keras", "zeros", "median ms")
+HEADINGS = {
+    "l1_strength": "l1_strength",
+    "accuracy_standard_error": "standard\nerror",
+    "mean_squared_error": "mean squared\nerror",
+    "mean_squared_error_standard_error": "standard\nerror",
+}
 
 
-def _row(file: Any, ram: Sequence[str]) -> tuple[str, ...]:
-    zeros = "" if file.zeros is None or not file.weights else f"{file.zeros / file.weights:.2%}"
-    timed = file.latency_median_ms is not None
-    return (
-        *_scores(file),
-        f"{file.bytes:,}",
-        f"{file.deflated_bytes:,}",
-        zeros,
-        "" if file.macs is None else f"{file.macs:,}",
-        *(("" if file.ram_bytes is None else f"{file.ram_bytes:,}",) if ram else ()),
-        f"{file.latency_median_ms:.4f}" if timed else "",
-        f"{file.latency_p90_ms:.4f}" if timed else "",
-    )
+def _heading(key: str) -> str:
+    """A key of the report as a heading, of two lines where it is long."""
+    return HEADINGS.get(key) or key.replace("_", "\n", 1).replace("_", " ")
 
 
-def _scores(file: Any) -> tuple[str, ...]:
-    if file.accuracy is None:
-        error = file.mean_squared_error_standard_error
-        return f"{file.mean_squared_error:.5g}", f"{error:.3g}", f"{file.r2:.4f}"
-    return (
-        f"{file.accuracy:.2%}",
-        f"{file.accuracy_standard_error:.2%}",
-        f"{file.agreement:.2%}",
-    )
+def _shown(file: Any, key: str) -> str:
+    value = getattr(file, key, None)
+    if key == "zeros":  # as a fraction of the weights that the file holds
+        value = value / file.weights if value is not None and file.weights else None
+    return "" if value is None else format(value, FILE_COLUMNS[key])
 
 
 def print_sweep(rows: Iterable[Any], classes: bool, console: Console | None = None) -> None:
@@ -114,9 +127,9 @@ def print_sweep(rows: Iterable[Any], classes: bool, console: Console | None = No
     """
     table = Table(title="Strengths, measured on validation data", title_justify="left")
     score = "accuracy" if classes else "MSE"
-    headings = "l1_strength", "runs", "failed", score, "± SE", "sparsity", "nonzero"
-    for heading in (*headings, "bytes", "MACs", "RAM", "median ms", ""):
-        table.add_column(heading, justify="right")
+    headings = "l1_strength", "runs", "failed", score, "standard_error", "sparsity", "nonzero"
+    for heading in (*headings, "bytes", "macs", "ram_bytes", "latency_median_ms", ""):
+        table.add_column(_heading(heading), justify="right")
 
     def shown(value: float | None, style: str) -> str:
         return "" if value is None else format(value, style)

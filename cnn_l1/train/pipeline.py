@@ -102,7 +102,7 @@ def run(
         # From here on the trained network is on the disk.
         tflite.export_keras(sparse, folder / "model.keras")
         (folder / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
-        summary = begin_report(this, counts)
+        summary = begin_report(this, counts, history)
         try:
             complete(network, sparse, this, history, folder, summary)
         except Exception as failed:

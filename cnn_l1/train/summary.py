@@ -11,10 +11,10 @@ from cnn_l1.data.splits import Data, Description, Split
 from cnn_l1.graph import features
 from cnn_l1.runs import report
 from cnn_l1.sparsity.counting import ModelCount
-from cnn_l1.train.stages import Run
+from cnn_l1.train.stages import History, Run
 
 
-def begin_report(this: Run, counts: ModelCount) -> dict[str, Any]:
+def begin_report(this: Run, counts: ModelCount, history: History) -> dict[str, Any]:
     """What a report says of a network that is trained, and of nothing else yet."""
     config = this.config
     return {
@@ -25,6 +25,8 @@ def begin_report(this: Run, counts: ModelCount) -> dict[str, Any]:
         "data": describe_data(this.dataset, config.measure.split, None),
         "method": config.training.method,
         "l1_strength": config.penalty.l1_strength,
+        "target": None if config.target is None else config.target.model_dump(mode="json"),
+        "l1_strength_found": _strength_found(history) if config.target is not None else None,
         "counts": report.counts_as_dict(counts),
         "shrunk_counts": None,
         "features": None,
@@ -40,6 +42,12 @@ def begin_report(this: Run, counts: ModelCount) -> dict[str, Any]:
         "versions": versions(),
         "latency": f"CPU time of one input, one thread, files in turn, {platform.machine()}",
     }
+
+
+def _strength_found(history: History) -> float | None:
+    """The strength that a target was met with: the last one under the penalty."""
+    strengths = [row["l1_strength"] for row in history if row.get("l1_strength")]
+    return strengths[-1] if strengths else None
 
 
 def describe_data(dataset: Data, split: str, measured: Split | None) -> dict[str, Any]:

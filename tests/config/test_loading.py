@@ -478,6 +478,27 @@ def test_override_with_an_equals_sign_in_its_value(write):
 
 
 @pytest.mark.parametrize(
+    ("override", "kept"),
+    [
+        ("seed=3", True),
+        ("baseline=false", True),
+        ("export.formats=[int8]", True),
+        ("measure.split=validation", True),
+        ("training.epochs=3", False),
+        ("penalty.l1_strength=0.5", False),
+    ],
+)
+def test_an_expected_result_is_of_its_own_settings(write, override, kept):
+    config = set_to(write("name: a\nexpected_result: 97%\n"), override)
+    assert config.expected_result == ("97%" if kept else "")
+    key, _, value = override.partition("=")
+    changed = configs.with_settings(
+        configs.load(write("name: a\nexpected_result: 97%\n")), {key: yaml.safe_load(value)}
+    )
+    assert changed.expected_result == ("97%" if kept else "")
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("seed", "--set: expected key=value. Received: 'seed'"),

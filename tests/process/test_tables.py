@@ -74,8 +74,25 @@ def test_table_of_files():
 
 
 def test_table_of_a_file_without_weights():
-    text = printed(tables.print_files, {"int8": dataclasses.replace(FILE, weights=0, zeros=0)})
-    assert row(text, "int8")[6] == ""
+    bare = dataclasses.replace(FILE, weights=0, zeros=0)
+    assert row(printed(tables.print_files, {"int8": FILE, "bare": bare}), "bare")[6] == ""
+
+
+def test_columns_are_keys_of_the_report():
+    keys = {field.name for field in dataclasses.fields(Measurement)}
+    assert keys >= set(tables.FILE_COLUMNS)
+    assert set(tables.FILE_COLUMNS) >= set(tables.LEFT_OUT_FIRST)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_table_of_files_fits_the_terminal(width):
+    console = Console(file=io.StringIO(), width=width)
+    tables.print_files({"model_int8.tflite": FILE, "saved_model": SAVED_MODEL}, console)
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert "97.25%" in text
+    assert "12,345" in text
+    assert "…" not in text
 
 
 @pytest.mark.parametrize("show", [tables.print_layers, tables.print_files])
