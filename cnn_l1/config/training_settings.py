@@ -116,7 +116,7 @@ OPTIMIZER_SETTINGS: dict[str, frozenset[str]] = {
 
 
 # Default learning rates that are not 1e-3, by validation: Keras' 0.01 for SGD is too slow, and
-# its 1e-3 for Adam leaves more weights or less accuracy under a penalty (docs/l1.md).
+# its 1e-3 for Adam leaves more weights or less accuracy under a penalty (docs/experiments.md).
 LEARNING_RATES: dict[str, float] = {"sgd": 0.1, "adam": 3e-3}
 
 
