@@ -32,7 +32,7 @@ if scale:
     logits = (logits - zero_point) * scale
 scores = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
 labels = [str(number) for number in range(len(scores))]
-if zipfile.is_zipfile(path):  # metadata lie behind the model, as a zip archive
+if zipfile.is_zipfile(path):  # metadata follow the model as a zip archive
     with zipfile.ZipFile(path) as archive:
         if "labels.txt" in archive.namelist():
             labels = archive.read("labels.txt").decode().splitlines()

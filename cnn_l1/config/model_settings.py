@@ -45,7 +45,7 @@ class BatchNormBlock(Section):
 
 
 class ActivationBlock(Section):
-    """An activation by itself, e.g. behind a batch-norm."""
+    """An activation by itself, e.g. after a batch-norm."""
 
     type: Literal["activation"]
     activation: ACTIVATION = "relu"
@@ -125,7 +125,7 @@ class PointwiseConfig(Section):
     width: POSITIVE = 16
     """Channels of the first convolution; each halving of the image doubles them."""
     halvings: COUNT = 2
-    """How often the image is halved, behind the first convolution, which does so too."""
+    """How often the image is halved, after the first convolution, which does so too."""
     repeats: POSITIVE = 2
     """Pairs of depthwise and 1×1 convolution at each size of the image."""
     residual: bool = True
@@ -142,7 +142,7 @@ class ModelConfig(Section):
     pointwise: PointwiseConfig | None = None
     """Settings of `pointwise`. Default: those of its section."""
     dropout: FRACTION = 0.0
-    """Dropout rate in front of the last dense layer."""
+    """Dropout rate before the last dense layer."""
     normalization: Literal["auto", "rescale", "standardize", "none"] = "auto"
     """In the model: `rescale` pixels from 0-255 to 0-1, or `standardize` each channel or
     feature to mean 0 and variance 1. Default: `rescale` for images, else `standardize`."""

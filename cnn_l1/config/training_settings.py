@@ -243,7 +243,7 @@ class TargetConfig(Section):
     macs: POSITIVE | None = None
     """Multiply-adds of one example that are left; for `group_l1`."""
     by_epochs: POSITIVE
-    """Whole epochs until it is met; those behind it train without penalty."""
+    """Whole epochs until it is met; later ones train without penalty."""
 
     @pydantic.model_validator(mode="after")
     def _exactly_one(self) -> Self:

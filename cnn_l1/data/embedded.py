@@ -1,7 +1,7 @@
 """The embedded data sets, as TFDS builders: digits, xor, diabetes, sparse_regression.
 
 TFDS finds a builder by its class, so importing this module registers them. A builder
-may name its input features, and the true coefficients behind them, in its metadata:
+may name its input features, and the true coefficients, in its metadata:
 `feature_names` and `true_coefficients`.
 """
 

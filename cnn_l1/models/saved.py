@@ -60,7 +60,7 @@ def load_model(path: Any, custom_objects: dict | None = None, compile: bool = Fa
             layers that cannot be loaded; they are named.
 
     Example:
-        >>> model = cnn_l1.load_model("kws.h5")
+        >>> model = cnn_l1.load_model("old.h5")
     """
     path = pathlib.Path(path)
     form = _check_form(path)

@@ -257,17 +257,17 @@ def check_file(
 
 
 def check_metadata(folder: pathlib.Path, name: str, report: Mapping[str, Any]) -> list[str]:
-    """Labels and config behind a TFLite file against the run's."""
+    """Labels and config in a TFLite file against the run's."""
     try:
-        behind = metadata.read_files((folder / name).read_bytes())
-        told = yaml.safe_load(behind.get(metadata.CONFIG, ""))
+        appended = metadata.read_files((folder / name).read_bytes())
+        told = yaml.safe_load(appended.get(metadata.CONFIG, ""))
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except Exception as error:  # whatever a broken archive makes its reader raise
         return [f"{name}: expected metadata to be read. Received: {_short(error)}"]
     found = []
     names = report["data"]["class_names"]
     labels = None if names is None else "".join(f"{label}\n" for label in names)
-    if behind.get(metadata.LABELS) != labels:
+    if appended.get(metadata.LABELS) != labels:
         found.append(f"{name}: expected the labels of report.json. Received: others")
     if _comparable(told) != _comparable(config):
         found.append(f"{name}: expected the config of config.yaml. Received: another")

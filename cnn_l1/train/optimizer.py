@@ -34,6 +34,6 @@ def make_optimizer(
 
 
 def optimizer_class(name: str) -> type[keras.optimizers.Optimizer]:
-    """The Keras class behind a config's `optimizer.name`."""
+    """The Keras class of a config's `optimizer.name`."""
     # By class name: `keras.optimizers.get` does not know all of its optimizers.
     return next(cls for key, cls in vars(keras.optimizers).items() if key.lower() == name)

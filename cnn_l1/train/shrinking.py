@@ -23,7 +23,7 @@ def shrink_network(
         network: The trained network.
         sparse: Its plain copy, which the smaller one must equal.
         this: The `Run`.
-        history: Rows of a fine-tuning behind it are added here.
+        history: Rows of its fine-tuning are added here.
 
     Returns:
         The network, or `None` where nothing can go and nothing is fine-tuned, and

@@ -188,7 +188,7 @@ def fit(
     """Compile and fit one stage; returns its history, one dict an epoch."""
     config, dataset, task = this.config, this.dataset, this.task
     training = config.training
-    # Totals before the progress bar, so that it shows them; layers behind it.
+    # Totals before the progress bar, so that it shows them; layers after it.
     monitor = callbacks.SparsityMonitor(per_layer=False, empty_layers=training.empty_layers)
     watching = [
         callbacks.StopOnNaN(),
@@ -254,7 +254,7 @@ def train_dense_baseline(this: Run) -> keras.Model:
     sparsify(trained, alone)
     fine_tune(trained, alone)
     if config.shrink.fine_tuning_epochs:
-        # As it is trained behind shrinking: its augmentation starts anew.
+        # As the sparse network is after shrinking: its augmentation starts anew.
         trained = with_augmentation(network, config.data.augmentation, config.seed)
         first = config.training.epochs + config.fine_tuning.epochs
         tune(trained, alone, config.shrink.fine_tuning_epochs, first)
