@@ -4,7 +4,7 @@ import keras
 import pytest
 
 # Helpers whose assertions are to be told as those of tests are.
-pytest.register_assert_rewrite("shrink_models")
+pytest.register_assert_rewrite("pipeline_runs", "shrink_models")
 
 
 @pytest.fixture
