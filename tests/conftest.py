@@ -3,6 +3,9 @@
 import keras
 import pytest
 
+# Helpers whose assertions are to be told as those of tests are.
+pytest.register_assert_rewrite("pipeline_runs", "shrink_models")
+
 
 @pytest.fixture
 def float64():

@@ -22,8 +22,6 @@ from cnn_l1.models import builders
 from cnn_l1.sparsity import counting
 from cnn_l1.tflite import encoding, micro
 
-pytestmark = pytest.mark.slow
-
 SHAPE = (8, 8, 2)
 
 
@@ -112,6 +110,13 @@ CASES = {
     "none": (dense, 0.0, False),
     "none-int8": (conv, 0.0, True),
 }
+# Those that most tests are about; each of the others is a conversion more.
+QUICK = ("conv-int8", "dense-half", "dense-int8", "shared-int8")
+
+
+def cases(*names):
+    """Parameters of these cases, all but the quick ones marked slow."""
+    return [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in names]
 
 
 @functools.cache
@@ -207,7 +212,7 @@ def decodes(root):
 # --- Outputs and tensors -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("none")])
+@pytest.mark.parametrize("name", cases(*(name for name in CASES if not name.startswith("none"))))
 def test_outputs_are_the_same_bit_by_bit(name, tmp_path):
     result, report = encoded(name)
     assert report.encoded
@@ -220,13 +225,13 @@ def test_outputs_are_the_same_bit_by_bit(name, tmp_path):
         assert outputs(result, tmp_path, report.decoded_bytes) == expected
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", cases(*CASES))
 def test_decoding_gives_every_tensor_back(name):
     result, _ = encoded(name)
     assert described(encoding.decode_zeros(result)) == described(plain(name))
 
 
-@pytest.mark.parametrize("name", ["none", "none-int8"])
+@pytest.mark.parametrize("name", cases("none", "none-int8"))
 def test_nothing_is_encoded_where_nothing_pays(name):
     result, report = encoded(name)
     assert result == plain(name)
@@ -236,6 +241,7 @@ def test_nothing_is_encoded_where_nothing_pays(name):
     assert encoding.decode_zeros(result) == result
 
 
+@pytest.mark.slow
 def test_lenet5_int8_at_90_percent_is_a_third(tmp_path):
     keras.utils.set_random_seed(1)
     content = exported(lenet5(), 0.9, int8=True)
@@ -317,6 +323,7 @@ def test_nan_and_the_least_are_kept_and_negative_zero_is_zero():
     assert report.encoded
 
 
+@pytest.mark.slow
 def test_zeros_that_batch_norm_turned_negative_take_a_bit_each():
     keras.utils.set_random_seed(1)
     model = keras.Sequential(
@@ -339,7 +346,7 @@ def test_zeros_that_batch_norm_turned_negative_take_a_bit_each():
 
 
 @pytest.mark.parametrize("name", ["conv-int8", "dense-half", "shared-int8"])
-def test_each_decode_stands_in_front_of_its_reader(name):
+def test_each_decode_stands_before_its_reader(name):
     root = parse(encoded(name)[0])
     graph = root.subgraphs[0]
     seen = 0
@@ -380,6 +387,7 @@ def test_weights_of_two_operators_are_stored_once():
     assert sum(one.elements == 128 * 128 for one in report.encoded) == 2
 
 
+@pytest.mark.slow
 def test_a_layer_of_zeros_is_bits_and_a_header():
     def change(root):
         tensor = next(t for t in root.subgraphs[0].tensors if list(t.shape) == [16, 3, 3, 24])
@@ -418,7 +426,9 @@ def shifted(content, shape, points, axis):
     [
         ("dense-int8", [30, 128], [-7], 0),
         ("conv-int8", [16, 3, 3, 24], list(range(-8, 8)), 0),
-        ("depthwise-int8", [1, 5, 5, 32], list(range(-16, 16)), 3),
+        pytest.param(
+            "depthwise-int8", [1, 5, 5, 32], list(range(-16, 16)), 3, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_zero_points_other_than_zero(name, shape, points, axis, tmp_path):
@@ -431,6 +441,7 @@ def test_zero_points_other_than_zero(name, shape, points, axis, tmp_path):
     assert outputs(result, tmp_path) == outputs(content, tmp_path)
 
 
+@pytest.mark.slow
 def test_channels_that_the_runtime_does_not_decode_are_kept():
     keras.utils.set_random_seed(1)
     content = exported(one_channel(), 0.9, int8=True)
@@ -469,7 +480,7 @@ def test_quantization_that_the_runtime_does_not_decode(tensor, message):
 # --- The choice ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["conv-int8", "dense-half", "depthwise-int8", "shared-int8"])
+@pytest.mark.parametrize("name", cases("conv-int8", "dense-half", "depthwise-int8", "shared-int8"))
 def test_the_choice_is_the_smallest_file_of_all(name):
     content = plain(name)
     root = encoding._read(content)
@@ -495,6 +506,7 @@ def test_a_limit_keeps_what_is_larger():
     assert report.decoded_bytes < largest
 
 
+@pytest.mark.slow
 def test_a_buffer_is_encoded_for_all_its_tensors_or_none():
     shape = [16, 3, 3, 16]
 
@@ -808,6 +820,7 @@ def test_command_line(tmp_path, capsys):
     assert not (tmp_path / "z").exists()
 
 
+@pytest.mark.slow
 def test_micro_runs_examples_one_after_another(tmp_path):
     path = tmp_path / "m.tflite"
     path.write_bytes(plain("dense-int8"))
@@ -821,6 +834,7 @@ def test_micro_runs_examples_one_after_another(tmp_path):
         micro.run(path, [inputs])
 
 
+@pytest.mark.slow
 def test_ids_are_run_within_their_table():
     """Random ids out of the table would end the run of a file that is right."""
     random = np.random.default_rng(0)
