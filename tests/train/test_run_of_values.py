@@ -102,13 +102,13 @@ def test_the_test_split_stays_unread_where_validation_is_measured(
     regression_file, tmp_path, monkeypatch, split
 ):
 
-    read, original = [], data._read
+    read, original = [], data.read_split
 
     def recording(*settings):
         read.append(settings[-1])
         return original(*settings)
 
-    monkeypatch.setattr(data, "_read", recording)
+    monkeypatch.setattr(data, "read_split", recording)
     flags = arguments(regression_file, tmp_path / "run", *QUICK, f"measure.split={split}")
     assert train_main(flags) == 0
     assert read == (["train", "test"] if split == "test" else ["train"])
