@@ -126,7 +126,7 @@ def print_sweep(rows: Iterable[Any], classes: bool, console: Console | None = No
         classes: Whether the score is an accuracy, else a mean squared error.
     """
     table = Table(title="Strengths, measured on validation data", title_justify="left")
-    score = "accuracy" if classes else "MSE"
+    score = "accuracy" if classes else "mean_squared_error"
     headings = "l1_strength", "runs", "failed", score, "standard_error", "sparsity", "nonzero"
     for heading in (*headings, "bytes", "macs", "ram_bytes", "latency_median_ms", ""):
         table.add_column(_heading(heading), justify="right")

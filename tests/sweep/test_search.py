@@ -726,7 +726,7 @@ def test_table_shows_errors_below_one_as_errors():
     console = Console(width=140, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     tables.print_sweep(rows, False, console)
     text = console.export_text()
-    assert "MSE" in text
+    assert "mean squared" in text
     assert "accuracy" not in text
     assert "0.25 " in text
     assert "chosen" in text

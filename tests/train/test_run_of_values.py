@@ -45,7 +45,7 @@ def test_report_of_values(regression_run):
         # A linear model explains some 0.3 to 0.5 of it; the mean alone 0. int8 has one
         # step, of more than 1, for all ten features, and cannot tell a sex of 1 from 2.
         assert 0.2 < figures["r2"] < 0.7 or "int8" in name, name
-    assert "MSE" in printed
+    assert "mean squared" in printed
     assert "accuracy" not in printed
 
 
