@@ -20,28 +20,19 @@ if TYPE_CHECKING:
     from cnn_l1.models.fused import fused_batch_norm
     from cnn_l1.models.saved import load_model
     from cnn_l1.shrink.fold import fold_batch_norm
-    from cnn_l1.shrink.removal import apply_shrink, plan_shrink
-    from cnn_l1.sparsity.callbacks import (
-        Reweight,
-        SparsityMonitor,
-        StrengthRamp,
-        Threshold,
-        apply_threshold,
-    )
+    from cnn_l1.shrink.planning import plan_shrink
+    from cnn_l1.shrink.removal import apply_shrink
+    from cnn_l1.sparsity.attaching import attach
+    from cnn_l1.sparsity.callbacks import Reweight, SparsityMonitor, StrengthRamp
     from cnn_l1.sparsity.counting import count
     from cnn_l1.sparsity.groups import attach_groups, attach_slimming
+    from cnn_l1.sparsity.hold_zeros import HoldZeros
     from cnn_l1.sparsity.misuse import MisuseWarning
-    from cnn_l1.sparsity.optimizers import HoldZeros, Proximal
-    from cnn_l1.sparsity.penalties import (
-        L1,
-        L1L2,
-        Concave,
-        GroupL1,
-        ReweightedL1,
-        attach,
-        soft_threshold,
-    )
+    from cnn_l1.sparsity.optimizers import Proximal
+    from cnn_l1.sparsity.penalties import L1, L1L2, Concave, GroupL1, ReweightedL1
+    from cnn_l1.sparsity.proximal_operators import soft_threshold
     from cnn_l1.sparsity.targets import TargetSparsity
+    from cnn_l1.sparsity.thresholding import Threshold, apply_threshold
 
 __version__ = "0.1.0"
 
@@ -54,7 +45,7 @@ _MODULES = {
     "ReweightedL1": "sparsity.penalties",
     "attach_groups": "sparsity.groups",
     "attach_slimming": "sparsity.groups",
-    "plan_shrink": "shrink.removal",
+    "plan_shrink": "shrink.planning",
     "apply_shrink": "shrink.removal",
     "fold_batch_norm": "shrink.fold",
     "fused_batch_norm": "models.fused",
@@ -64,15 +55,15 @@ _MODULES = {
     "Kernel": "graph.layer_kinds",
     "LayerKind": "graph.layer_kinds",
     "register_layer_kind": "graph.layer_kinds",
-    "soft_threshold": "sparsity.penalties",
-    "attach": "sparsity.penalties",
-    "HoldZeros": "sparsity.optimizers",
+    "soft_threshold": "sparsity.proximal_operators",
+    "attach": "sparsity.attaching",
+    "HoldZeros": "sparsity.hold_zeros",
     "Proximal": "sparsity.optimizers",
     "Reweight": "sparsity.callbacks",
     "SparsityMonitor": "sparsity.callbacks",
     "StrengthRamp": "sparsity.callbacks",
-    "Threshold": "sparsity.callbacks",
-    "apply_threshold": "sparsity.callbacks",
+    "Threshold": "sparsity.thresholding",
+    "apply_threshold": "sparsity.thresholding",
     "TargetSparsity": "sparsity.targets",
     "count": "sparsity.counting",
     "plain_copy": "export.tflite",

@@ -9,7 +9,7 @@ import cnn_l1
 from cnn_l1 import errors
 from cnn_l1.config.loading import ConfigError
 from cnn_l1.process import failures
-from cnn_l1.sparsity.goals import TargetError
+from cnn_l1.sparsity.setpoints import TargetError
 
 PACKAGE = pathlib.Path(cnn_l1.__file__).parent
 MODULES = sorted(

@@ -6,7 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from cnn_l1.graph.layer_kinds import Kernel, weighted_layers
+from cnn_l1.graph.layer_kinds import Kernel
+from cnn_l1.graph.layer_weights import weighted_layers
 from cnn_l1.sparsity import counting
 from cnn_l1.tflite.file import ExportError, TFLiteFile
 

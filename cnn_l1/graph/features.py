@@ -2,6 +2,9 @@
 
 import csv
 import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -35,16 +38,16 @@ class Features:
     weights: np.ndarray
 
     @property
-    def selected(self):
+    def selected(self) -> np.ndarray:
         """For each feature, whether any outgoing weight is not zero (`!= 0`)."""
         return np.any(self.weights != 0, axis=1)
 
     @property
-    def magnitudes(self):
+    def magnitudes(self) -> np.ndarray:
         """The sum of absolute outgoing weights of each feature."""
         return np.abs(self.weights).sum(axis=1, dtype="float64")
 
-    def names(self, given=None):
+    def names(self, given: Sequence[str] | None = None) -> list[str]:
         """Names given, or `row,col` (`row,col,channel`) of pixels, or numbers."""
         if given is not None:
             return list(given)
@@ -54,7 +57,7 @@ class Features:
         return [",".join(map(str, position)) for position in index]
 
 
-def read_features(model):
+def read_features(model: Any) -> Features | None:
     """The `Features` of a model, or `None` if its first layer is not dense.
 
     Args:
@@ -64,7 +67,7 @@ def read_features(model):
     if len(read.inputs) != 1:
         return None
     value = read.inputs[0]
-    input_shape = tuple(value.shape[1:])
+    input_shape: tuple[Any, ...] = tuple(value.shape[1:])
     while True:
         readers = [call for call in read.calls if value in call.inputs]
         if len(readers) != 1 or value in read.outputs:
@@ -82,7 +85,9 @@ def read_features(model):
         value = call.outputs[0]
 
 
-def write_features(path, features, names=None):
+def write_features(
+    path: pathlib.Path, features: Features, names: Sequence[str] | None = None
+) -> None:
     """Write one row a feature as CSV: name, selected, magnitude, and each weight.
 
     Weights are written where the layer has few units, as coefficients are read.
@@ -107,7 +112,7 @@ def write_features(path, features, names=None):
             writer.writerow(row + [float(w) for w in weights] if with_weights else row)
 
 
-def support_recovery(features, true_coefficients):
+def support_recovery(features: Features, true_coefficients: Any) -> dict[str, int]:
     """Compare the selected features with those that truly count.
 
     Returns:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from cnn_l1.errors import CnnL1Error
+from cnn_l1.process import keras_internals
 
 
 class CopyError(CnnL1Error, ValueError):
@@ -40,7 +41,7 @@ def copy_operation(operation: Any, name: str, **changes: Any) -> Any:
         # The layer is in memory already: nothing is loaded from a file.
         with (
             keras.saving.custom_object_scope(_custom_objects(operation)),
-            _unsafe_deserialization(),
+            keras_internals.unsafe_deserialization(),
         ):
             copied = type(operation).from_config(config)
     except Exception as error:  # of Keras or of the layer's own code, any kind
@@ -88,7 +89,7 @@ def copy_weights(
 
 def settle(layer: keras.Layer) -> None:
     """Let a layer take over weights that were just assigned to it."""
-    for inner in layer._flatten_layers():
+    for inner in keras_internals.flatten_layers(layer):
         if isinstance(inner, keras.layers.Normalization):
             inner.finalize_state()  # its mean is no weight, but computed from some
 
@@ -105,7 +106,7 @@ def held_arrays(layer: keras.Layer) -> dict[str, Any]:
 
 def held_functions(operation: Any) -> Iterator[tuple[Any, str, Any]]:
     """`(holder, attribute, function)` of each function that a layer holds as a setting."""
-    inner = list(operation._flatten_layers()) if isinstance(operation, keras.Layer) else []
+    inner = keras_internals.flatten_layers(operation) if isinstance(operation, keras.Layer) else []
     for holder in inner or [operation]:
         for attribute, value in vars(holder).items():
             # Keras wraps methods for each object; they are no settings.
@@ -127,7 +128,7 @@ def _custom_objects(operation: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for _, _, function in held_functions(operation):
         found[function.__name__] = function
-    inner = list(operation._flatten_layers()) if isinstance(operation, keras.Layer) else []
+    inner = keras_internals.flatten_layers(operation) if isinstance(operation, keras.Layer) else []
     for holder in inner:
         for held in (holder, *vars(holder).values()):
             kind = type(held)
@@ -145,7 +146,8 @@ def _share_functions(operation: Any, copied: Any) -> None:
     """Give a copy the very functions of the layer: names do not tell them apart."""
     pairs = {id(operation): copied}
     if isinstance(operation, keras.Layer):
-        old, new = list(operation._flatten_layers()), list(copied._flatten_layers())
+        old = keras_internals.flatten_layers(operation)
+        new = keras_internals.flatten_layers(copied)
         if len(old) == len(new):
             pairs = dict(zip(map(id, old), new, strict=True))
     for holder, attribute, function in held_functions(operation):
@@ -153,12 +155,6 @@ def _share_functions(operation: Any, copied: Any) -> None:
             if not hasattr(pairs[id(holder)], attribute):
                 continue
             setattr(pairs[id(holder)], attribute, function)
-
-
-def _unsafe_deserialization() -> Any:
-    from keras.src.saving.serialization_lib import SafeModeScope
-
-    return SafeModeScope(safe_mode=False)
 
 
 def _refusal(operation: Any, reason: Any) -> CopyError:

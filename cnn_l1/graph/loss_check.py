@@ -4,10 +4,12 @@ import functools
 import inspect
 import warnings
 import weakref
+from typing import Any
 
 import keras
 
 from cnn_l1.graph.reading import as_functional
+from cnn_l1.process import keras_internals
 
 PROBABILITIES = ("softmax", "sigmoid", "hard_sigmoid")
 CROSSENTROPIES = (
@@ -48,7 +50,7 @@ def gives_logits(model: keras.Model) -> bool:
         model: A built Functional or Sequential `keras.Model`.
 
     Returns:
-        `True` behind a linear last layer, `False` behind a softmax or a sigmoid.
+        `True` after a linear last layer, `False` after a softmax or a sigmoid.
 
     Raises:
         ValueError: If the model has several outputs, or its last operation does not tell.
@@ -89,7 +91,7 @@ def check_loss(model: keras.Model) -> None:
             warnings.warn(message, LossWarning, stacklevel=3)
 
 
-def _message(model, name, found, expects_logits):
+def _message(model: Any, name: str, found: str, expects_logits: bool) -> str:
     where = f"Output {name!r} of model {model.name!r}"
     if expects_logits:
         return (
@@ -104,18 +106,18 @@ def _message(model, name, found, expects_logits):
     )
 
 
-def _named_outputs(model):
+def _named_outputs(model: Any) -> dict[str, Any]:
     """`{name: tensor}` of a model's outputs, by the names that a dict of losses has."""
     model = as_functional(model)
     if model is None:
         return {}
-    structure = model._outputs_struct
+    structure = keras_internals.output_structure(model)
     if isinstance(structure, dict):
-        return {k: v for k, v in structure.items() if hasattr(v, "_keras_history")}
+        return {k: v for k, v in structure.items() if keras_internals.is_symbolic(v)}
     return dict(zip(model.output_names, model.outputs, strict=True))
 
 
-def _loss_of(loss, name, names):
+def _loss_of(loss: Any, name: str, names: list[str]) -> Any:
     if isinstance(loss, dict):
         return loss.get(name)
     if isinstance(loss, (list, tuple)):
@@ -123,7 +125,7 @@ def _loss_of(loss, name, names):
     return loss
 
 
-def _expects_logits(loss):
+def _expects_logits(loss: Any) -> bool | None:
     """Whether a crossentropy takes logits; `None` for what is none, or not known."""
     if isinstance(loss, str):
         found = keras.losses.get(loss) if loss not in CROSSENTROPIES else None
@@ -138,10 +140,10 @@ def _expects_logits(loss):
     return None
 
 
-def last_activation(tensor) -> str | None:
+def last_activation(tensor: Any) -> str | None:
     """The name of the activation that a Keras tensor comes from; `None` if not known."""
     while True:
-        operation, _, index = tensor._keras_history
+        operation, index = keras_internals.maker_of(tensor)
         if isinstance(operation, keras.Model):
             if not operation.built or not getattr(operation, "outputs", None):
                 return None
@@ -156,7 +158,7 @@ def last_activation(tensor) -> str | None:
             return name
         if kind not in (*TRANSPARENT, "Activation"):
             return "linear" if activation is not None else None
-        inputs = operation._inbound_nodes[tensor._keras_history.node_index].input_tensors
+        inputs = keras_internals.inputs_of_maker(tensor)
         if len(inputs) != 1:
             return None
         tensor = inputs[0]

@@ -1,19 +1,22 @@
 """Multiply-adds of one sample, by layer."""
 
+import math
 from typing import Any
 
 import keras
 
 from cnn_l1.errors import CnnL1Error
-from cnn_l1.graph.layer_kinds import (
-    PRODUCTS,
-    OpenSizeError,
-    UnknownLayerError,
-    layer_macs,
-    layer_positions,
-    product,
-)
-from cnn_l1.graph.reading import Call, Value, read_graph
+from cnn_l1.graph.layer_kinds import is_kernel, kind_of, known_class
+from cnn_l1.graph.layer_uses import OpenSizeError, Shape, UnknownLayerError, product
+from cnn_l1.graph.layer_weights import own_variables
+from cnn_l1.graph.reading import Call, Value, as_functional, read_graph
+from cnn_l1.process import keras_internals
+
+# Operations of `keras.ops` that multiply matrices; all others make no multiply-adds.
+PRODUCTS = (
+    "Matmul", "Einsum", "Dot", "Tensordot", "Vdot", "Inner", "Outer", "Conv", "ConvTranspose",
+    "DepthwiseConv", "SeparableConv", "DotProductAttention", "Kron", "Solve", "Correlate",
+)  # fmt: skip  # fmt: skip
 
 
 class MacsError(CnnL1Error, ValueError):
@@ -40,7 +43,8 @@ def count_macs(model: keras.Model) -> dict[str, int]:
             all such layers.
 
     Example:
-        >>> cnn_l1.count_macs(keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)]))
+        >>> layers = [keras.Input((8,)), keras.layers.Dense(4, name="dense")]
+        >>> cnn_l1.count_macs(keras.Sequential(layers))
         {'dense': 32}
     """
     counts: dict[str, int] = {}
@@ -121,3 +125,55 @@ def _input_shapes(call: Call) -> list[Any]:
 def _is_batch(label: str, call: Call) -> bool:
     first = call.operation.subscripts.split("->")[-1].strip()[:1]
     return label == first and call.outputs[0].shape[:1] == (None,)
+
+
+def layer_macs(layer: Any, inputs: list[Shape], outputs: list[Shape]) -> int:
+    """Multiply-adds of one sample through a layer.
+
+    Args:
+        layer: A built `keras.Layer`.
+        inputs: Shapes of its inputs, with the batch axis.
+        outputs: Shapes of its outputs, likewise.
+
+    Raises:
+        UnknownLayerError: If they are not known for such a layer.
+        OpenSizeError: If a size is open that they depend on.
+    """
+    if isinstance(layer, keras.Model):
+        if as_functional(layer) is None:
+            raise UnknownLayerError(layer.name, type(layer).__name__)
+        return sum(count_macs(layer).values())
+    positions = layer_positions(layer, inputs, outputs)
+    if positions is not None:
+        weights = [v for part in keras_internals.flatten_layers(layer) for v in _kernels_of(part)]
+        return positions * sum(math.prod(v.shape) for v in weights)
+    kind = kind_of(layer)
+    if kind is not None and kind.wraps is not None and _acts_as_known(layer):
+        return sum(
+            times * layer_macs(inner, *shapes)
+            for times, inner, *shapes in kind.wraps(layer, inputs, outputs)
+        )
+    if kind is None or kind.macs is None or not _acts_as_known(layer):
+        raise UnknownLayerError(layer.name, type(layer).__name__)
+    return kind.macs(layer, inputs, outputs)
+
+
+def layer_positions(layer: Any, inputs: list[Shape], outputs: list[Shape]) -> int | None:
+    """How often one sample multiplies by each kernel weight; `None` where that differs."""
+    kind = kind_of(layer)
+    if kind is None or kind.positions is None or not _acts_as_known(layer):
+        return None
+    return kind.positions(layer, inputs, outputs)
+
+
+def _kernels_of(layer: Any) -> list[Any]:
+    kernels = [v for v in own_variables(layer) if is_kernel(v)]
+    if getattr(layer, "quantization_mode", None) == "int4":
+        return [layer.kernel]  # two weights share a byte of the variable
+    return kernels
+
+
+def _acts_as_known(layer: Any) -> bool:
+    """Whether a layer computes what its known base does: it has no `call` of its own."""
+    known = known_class(layer)
+    return known is not None and type(layer).call is getattr(known, "call", None)

@@ -3,35 +3,32 @@
 As in `channel_rules`; what has no rule keeps all channels that it touches.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
-from keras.src.applications import convnext, inception_resnet_v2
-from keras.src.layers.preprocessing.image_preprocessing.base_image_preprocessing_layer import (
-    BaseImagePreprocessingLayer,
-)
 
 from cnn_l1.graph import channel_rules
-from cnn_l1.graph.channel_rules import (
+from cnn_l1.graph.channel_labels import Analysis, Array, Kept, Rule, Slice
+from cnn_l1.graph.channel_rules import ELEMENT, PASS
+from cnn_l1.graph.kernel_rules import as_array
+from cnn_l1.graph.merge_rules import (
     ADD,
-    ELEMENT,
     MAXIMUM,
     MINIMUM,
     MULTIPLY,
-    PASS,
     SUBTRACT,
     Concatenate,
     Merge,
-    Rule,
-    Slice,
-    Spatial,
-    as_array,
 )
+from cnn_l1.graph.passing_rules import Spatial
+from cnn_l1.graph.reading import Call, Value
+from cnn_l1.process import keras_internals
 
 
-def zeros_of(constants: np.ndarray) -> np.ndarray:
+def zeros_of(constants: Array) -> Array:
     """Constants of which only zeros are known to stay what they are."""
     return np.where(constants == 0, 0.0, np.nan)
 
@@ -39,7 +36,7 @@ def zeros_of(constants: np.ndarray) -> np.ndarray:
 class NoiseShape(Rule):
     """Dropout, whose `noise_shape` may name the number of channels."""
 
-    def couple(self, analysis, call):
+    def couple(self, analysis: Analysis, call: Call) -> None:
         layer, source = call.operation, call.inputs[0]
         shape, rank = layer.noise_shape, len(source.shape)
         if shape is None:
@@ -55,11 +52,11 @@ class NoiseShape(Rule):
             analysis.layer_unite(call, "own", analysis.labels[source])
         super().couple(analysis, call)
 
-    def _position(self, analysis, call, value):
+    def _position(self, analysis: Analysis, call: Call, value: Value) -> int:
         """Where the noise shape, aligned at its end, has the channels; below 0: nowhere."""
         return analysis.axis[value] - len(value.shape) + len(call.operation.noise_shape)
 
-    def config(self, analysis, call, kept):
+    def config(self, analysis: Analysis, call: Call, kept: Kept) -> dict[str, Any]:
         source = call.inputs[0]
         shape = list(call.operation.noise_shape)
         shape[self._position(analysis, call, source)] = int(kept(analysis.labels[source]).sum())
@@ -69,7 +66,7 @@ class NoiseShape(Rule):
 class ImageSize(Spatial):
     """Resizing and cropping: of constants, only a zero is sure to stay."""
 
-    def constant(self, layer, constants, axis, source):
+    def constant(self, layer: Any, constants: Array, axis: int, source: Value) -> Array:
         if getattr(layer, "pad_to_aspect_ratio", False) and layer.fill_value != 0:
             return np.full(len(constants), np.nan)
         return zeros_of(constants)
@@ -78,7 +75,7 @@ class ImageSize(Spatial):
 class Repeat(Rule):
     """`RepeatVector`: the channels go to a new last axis."""
 
-    def couple(self, analysis, call):
+    def couple(self, analysis: Analysis, call: Call) -> None:
         source = call.inputs[0]
         labels = analysis.along(source, 1, call)
         analysis.set(call.outputs[0], 2, labels, analysis.constants_along(source, 1))
@@ -87,7 +84,7 @@ class Repeat(Rule):
 class LayerScale(Rule):
     """ConvNeXt's `x · γ`, one factor a channel."""
 
-    def couple(self, analysis, call):
+    def couple(self, analysis: Analysis, call: Call) -> None:
         source = call.inputs[0]
         axis = len(source.shape) - 1
         labels = analysis.layer_unite(call, "own", analysis.along(source, axis, call))
@@ -97,11 +94,11 @@ class LayerScale(Rule):
             constants = np.where(gamma == 0, 0.0, gamma * analysis.constants_along(source, axis))
         analysis.set(call.outputs[0], axis, labels, constants)
 
-    def slices(self, analysis, call):
+    def slices(self, analysis: Analysis, call: Call) -> list[Slice]:
         labels = analysis.layer_labels[id(call.operation), "own"]
         return [Slice(call.operation.gamma, 0, labels, "own")]
 
-    def config(self, analysis, call, kept):
+    def config(self, analysis: Analysis, call: Call, kept: Kept) -> dict[str, Any]:
         labels = analysis.layer_labels[id(call.operation), "own"]
         return {"projection_dim": int(kept(labels).sum())}
 
@@ -109,39 +106,41 @@ class LayerScale(Rule):
 class ScaledSum(Merge):
     """InceptionResNet's `x + scale · y`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(None, bypasses=lambda position: position == 1)
 
-    def combined(self, call, operands):
+    def combined(self, call: Call, operands: list[Array]) -> Array:
         return operands[0] + call.operation.scale * operands[1]
 
 
 class ZerosStay(Rule):
     """Casts: a zero stays zero, other values are rounded."""
 
-    def constant(self, layer, constants, axis, source):
+    def constant(self, layer: Any, constants: Array, axis: int, source: Value) -> Array:
         return zeros_of(constants)
 
 
 class Clip(Rule):
-    def couple(self, analysis, call):
+    """Values cut to an interval of two numbers."""
+
+    def couple(self, analysis: Analysis, call: Call) -> None:
         limits = (call.operation.x_min, call.operation.x_max)
         if not all(isinstance(limit, (int, float)) for limit in limits):
             analysis.keep_all(call)
             return
         super().couple(analysis, call)
 
-    def constant(self, layer, constants, axis, source):
+    def constant(self, layer: Any, constants: Array, axis: int, source: Value) -> Array:
         return np.clip(constants, layer.x_min, layer.x_max)
 
 
 class Reduce(Rule):
     """Mean, maximum, minimum or sum over axes other than the channels'."""
 
-    def __init__(self, is_sum=False):
+    def __init__(self, is_sum: bool = False) -> None:
         self.is_sum = is_sum
 
-    def couple(self, analysis, call):
+    def couple(self, analysis: Analysis, call: Call) -> None:
         operation, source = call.operation, call.inputs[0]
         rank, axis = len(source.shape), analysis.axis[source]
         reduced = operation.axis
@@ -162,7 +161,7 @@ class Reduce(Rule):
 class GetItem(Rule):
     """`x[:, None, 2:, :]` and the like, where all channels are taken."""
 
-    def couple(self, analysis, call):
+    def couple(self, analysis: Analysis, call: Call) -> None:
         source, target = call.inputs[0], call.outputs[0]
         new_axis = self._new_axis(call, source, analysis.axis[source])
         if new_axis is None or len(call.inputs) != 1:
@@ -170,7 +169,7 @@ class GetItem(Rule):
             return
         analysis.set(target, new_axis, analysis.labels[source], analysis.constants[source])
 
-    def _new_axis(self, call, source, axis):
+    def _new_axis(self, call: Call, source: Value, axis: int) -> int | None:
         args, kwargs = call.arguments({source: source})
         if kwargs or len(args) != 2 or not axis:
             return None
@@ -202,7 +201,7 @@ class GetItem(Rule):
 class Axes(Rule):
     """`ops.transpose`, `ops.expand_dims` and `ops.squeeze`: channels move to another axis."""
 
-    def couple(self, analysis, call):
+    def couple(self, analysis: Analysis, call: Call) -> None:
         source, target = call.inputs[0], call.outputs[0]
         axis, rank = analysis.axis[source], len(source.shape)
         new_axis = self._new_axis(call.operation, call.kind, axis, rank, len(target.shape))
@@ -211,7 +210,9 @@ class Axes(Rule):
             return
         analysis.set(target, new_axis, analysis.labels[source], analysis.constants[source])
 
-    def _new_axis(self, operation, kind, axis, rank, new_rank):
+    def _new_axis(
+        self, operation: Any, kind: str, axis: int, rank: int, new_rank: int
+    ) -> int | None:
         if not axis:
             return None
         if kind == "Transpose":
@@ -234,9 +235,11 @@ class Axes(Rule):
 
 
 class Pad(Rule):
+    """`ops.pad`, of axes other than the channels'."""
+
     """`ops.pad` along axes other than the channels'."""
 
-    def couple(self, analysis, call):
+    def couple(self, analysis: Analysis, call: Call) -> None:
         source, operation = call.inputs[0], call.operation
         width, axis = np.asarray(operation.pad_width), analysis.axis[source]
         plain = width.shape == (len(source.shape), 2) and len(call.inputs) == 1
@@ -253,22 +256,24 @@ class Pad(Rule):
 
 
 class ConcatenateOperation(Concatenate):
-    def couple(self, analysis, call):
+    """`ops.concatenate` along one known axis."""
+
+    def couple(self, analysis: Analysis, call: Call) -> None:
         if not isinstance(call.operation.axis, int):
             analysis.keep_all(call)
             return
         super().couple(analysis, call)
 
 
-def _divide(operands):
+def _divide(operands: list[Array]) -> Array:
     return _finite(np.divide, operands)
 
 
-def _power(operands):
+def _power(operands: list[Array]) -> Array:
     return _finite(np.power, operands)
 
 
-def _finite(function, operands):
+def _finite(function: Callable[..., Array], operands: list[Array]) -> Array:
     with np.errstate(all="ignore"):
         values = function(*operands)
     # NaN ** 0 is 1 for NumPy, but here NaN is an unknown value, which may be one itself.
@@ -276,18 +281,18 @@ def _finite(function, operands):
     return np.where(known, values, np.nan)
 
 
-def _comparison(name):
+def _comparison(name: str) -> Merge:
     """1 where it holds, 0 where not."""
     function = getattr(np, name)
 
-    def compared(operands):
+    def compared(operands: list[Array]) -> Array:
         known = np.isfinite(operands[0]) & np.isfinite(operands[1])
         return np.where(known, function(*operands), np.nan)
 
     return Merge(compared)
 
 
-def _chosen(operands):
+def _chosen(operands: list[Array]) -> Array:
     condition, one, other = operands
     return np.where(np.isnan(condition), np.nan, np.where(condition != 0, one, other))
 
@@ -295,6 +300,11 @@ def _chosen(operands):
 REDUCE, AXES, ZEROS_STAY = Reduce(), Axes(), ZerosStay()
 
 # fmt: off
+# As `keras.ops.relu(x)` leaves them in a graph.
+OPERATION_NAMES = (
+    "Relu", "Relu6", "Sigmoid", "HardSigmoid", "Silu", "HardSilu", "HardSwish", "Tanh",
+    "Softplus", "Exp", "Elu", "Gelu", "LeakyRelu",
+)
 UNARY_NAMES = (
     "Negative", "Absolute", "Square", "Sqrt", "Rsqrt", "Sin", "Cos", "Expm1", "Log1p", "Celu",
     "Selu", "Softsign", "LogSigmoid", "SparseSigmoid", "SoftShrink", "HardShrink", "HardTanh",
@@ -316,8 +326,8 @@ LAYER_RULES: dict[type, Rule] = {
     layers.CenterCrop: ImageSize(),
     layers.RandomCrop: ImageSize(),
     layers.RepeatVector: Repeat(),
-    convnext.LayerScale: LayerScale(),
-    inception_resnet_v2.CustomScaleLayer: ScaledSum(),
+    keras_internals.LayerScale: LayerScale(),
+    keras_internals.CustomScaleLayer: ScaledSum(),
 }
 for _name in AUGMENTATION_NAMES:
     if hasattr(layers, _name):
@@ -343,7 +353,7 @@ OPERATIONS: dict[str, Rule] = {
     "Equal": _comparison("equal"),
     "NotEqual": _comparison("not_equal"),
     "Where": Merge(_chosen, operands=3),
-    **dict.fromkeys(channel_rules.OPERATION_NAMES, ELEMENT),
+    **dict.fromkeys(OPERATION_NAMES, ELEMENT),
     **dict.fromkeys(UNARY_NAMES, ELEMENT),
     "StopGradient": PASS,
     "Cast": ZEROS_STAY,
@@ -372,4 +382,4 @@ def rule_of(operation: Any) -> Rule | None:
 
 def is_augmentation(operation: Any) -> bool:
     """Whether a layer acts in training only, though Keras tells it so by default."""
-    return isinstance(operation, BaseImagePreprocessingLayer)
+    return isinstance(operation, keras_internals.BaseImagePreprocessingLayer)

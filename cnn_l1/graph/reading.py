@@ -5,11 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-from keras.src.models.functional import Functional
-from keras.src.ops.core import Cast
 
 from cnn_l1.errors import CnnL1Error
 from cnn_l1.graph.layer_copies import copy_operation, settle
+from cnn_l1.process import keras_internals
 
 __all__ = [
     "Call", "Graph", "GraphError", "Value", "as_functional", "copy_operation", "input_name",
@@ -56,7 +55,7 @@ class Call:
     training: bool = False
 
     @property
-    def kind(self):
+    def kind(self) -> str:
         return type(self.operation).__name__
 
 
@@ -79,7 +78,7 @@ class Graph:
     pack_outputs: Callable[[list], Any]
 
 
-def read_graph(model):
+def read_graph(model: Any) -> Graph:
     """Read a Functional or Sequential model as a `Graph`.
 
     Raises:
@@ -93,11 +92,13 @@ def read_graph(model):
             f"{type(model).__name__}{_way_out(model)}"
         )
     reader = _Reader()
-    reader.taken.update(input_name(tensor) for tensor in functional._inputs)
-    inputs = tuple(reader.value(tensor) for tensor in functional._inputs)
-    seen = dict(zip(map(id, functional._inputs), inputs, strict=True))
+    tensors = keras_internals.input_tensors(functional)
+    reader.taken.update(input_name(tensor) for tensor in tensors)
+    inputs = tuple(reader.value(tensor) for tensor in tensors)
+    seen: dict[int, Value] = dict(zip(map(id, tensors), inputs, strict=True))
     outputs = reader.read(functional, seen, prefix="", training=None)
-    structure_in, structure_out = functional._inputs_struct, functional._outputs_struct
+    structure_in = keras_internals.input_structure(functional)
+    structure_out = keras_internals.output_structure(functional)
     return Graph(
         inputs=inputs,
         outputs=tuple(outputs),
@@ -107,7 +108,7 @@ def read_graph(model):
     )
 
 
-def _way_out(model):
+def _way_out(model: Any) -> str:
     if type(model) is keras.Sequential and not model.built:
         return ", not built: start it with keras.Input(shape), or call it once"
     if isinstance(model, keras.Model):
@@ -115,43 +116,43 @@ def _way_out(model):
     return ""
 
 
-def as_functional(model):
-    """The Functional model behind a model, or `None` if there is none."""
+def as_functional(model: Any) -> Any:
+    """The Functional model that a model is or contains, or `None` if there is none."""
     # A subclass with a `call` of its own computes something else than its graph.
     if isinstance(model, keras.Sequential):
         plain = type(model).call is keras.Sequential.call
-        return model._functional if plain and model.built else None
-    return model if getattr(type(model), "call", None) is Functional.call else None
+        return keras_internals.functional_of(model) if plain and model.built else None
+    return model if keras_internals.computes_its_graph(model) else None
 
 
 class _Reader:
-    def __init__(self):
-        self.calls = []
-        self.names = {}
-        self.taken = set()
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.names: dict[int, str] = {}
+        self.taken: set[str] = set()
 
-    def value(self, tensor):
+    def value(self, tensor: Any) -> Value:
         return Value(tuple(tensor.shape), tensor)
 
-    def read(self, functional, seen, prefix, training):
+    def read(
+        self, functional: Any, seen: dict[int, Value], prefix: str, training: Any
+    ) -> list[Value]:
         """Append the calls of a model; `seen` maps `id(tensor)` to its `Value`."""
-        for depth in sorted(functional._nodes_by_depth, reverse=True):
-            for node in functional._nodes_by_depth[depth]:
-                computable = all(id(tensor) in seen for tensor in node.input_tensors)
-                if node.is_input or not computable:
-                    continue
+        for node in keras_internals.nodes_in_order(functional):
+            computable = all(id(tensor) in seen for tensor in node.input_tensors)
+            if not node.is_input and computable:
                 self._read_node(node, seen, prefix, training)
-        return [seen[id(tensor)] for tensor in functional._outputs]
+        return [seen[id(tensor)] for tensor in keras_internals.output_tensors(functional)]
 
-    def _read_node(self, node, seen, prefix, training):
+    def _read_node(self, node: Any, seen: dict[int, Value], prefix: str, training: Any) -> None:
         operation = node.operation
         inner = as_functional(operation) if isinstance(operation, keras.Model) else None
         given = {id(tensor): seen[id(tensor)] for tensor in node.input_tensors}
         if inner is not None:
             values = self._inner_inputs(node, given, inner, prefix)
-            inner_seen = dict(zip(map(id, inner._inputs), values, strict=True))
+            pairs = zip(keras_internals.input_tensors(inner), values, strict=True)
             # None stands for an optional input that is left out.
-            inner_seen = {key: value for key, value in inner_seen.items() if value is not None}
+            inner_seen = {id(tensor): value for tensor, value in pairs if value is not None}
             told = node.arguments.kwargs.get("training") if training is None else training
             outputs = self.read(inner, inner_seen, f"{prefix}{operation.name}_", told)
         else:
@@ -169,32 +170,35 @@ class _Reader:
         for tensor, value in zip(node.outputs, outputs, strict=True):
             seen[id(tensor)] = value
 
-    def _inner_inputs(self, node, given, inner, prefix):
+    def _inner_inputs(
+        self, node: Any, given: dict[int, Value], inner: Any, prefix: str
+    ) -> list[Value | None]:
         """A nested model's inputs in its own order, as Keras would hand them to it."""
         args, kwargs = node.arguments.fill_in(given)
         passed = args[0] if args else kwargs.get("inputs")
         symbolic = node.arguments.args[0] if args else node.arguments.kwargs.get("inputs")
-        name, struct = f"{prefix}{node.operation.name}", inner._inputs_struct
+        name, struct = f"{prefix}{node.operation.name}", keras_internals.input_structure(inner)
+        tensors = keras_internals.input_tensors(inner)
         masks = keras.tree.flatten(node.arguments.kwargs.get("mask"))
-        known = [getattr(t, "_keras_mask", None) for t in keras.tree.flatten(symbolic)]
+        known = [keras_internals.mask_of(t) for t in keras.tree.flatten(symbolic)]
         if any(m is not None and all(m is not k for k in known) for m in masks):
             raise GraphError(
                 f"{name}: expected a nested model without a `mask` of its own. Received: one"
             )
         if isinstance(passed, dict) and not isinstance(struct, dict):
-            passed = [passed[tensor.name] for tensor in inner._inputs]
+            passed = [passed[tensor.name] for tensor in tensors]
         values = keras.tree.flatten(passed)
-        if len(values) != len(inner._inputs):
+        if len(values) != len(tensors):
             raise GraphError(
-                f"{name}: expected {len(inner._inputs)} inputs for a nested model. "
+                f"{name}: expected {len(tensors)} inputs for a nested model. "
                 f"Received: {len(values)}"
             )
         return [
             self._adapted(value, tensor, name)
-            for value, tensor in zip(values, inner._inputs, strict=True)
+            for value, tensor in zip(values, tensors, strict=True)
         ]
 
-    def _adapted(self, value, tensor, name):
+    def _adapted(self, value: Any, tensor: Any, name: str) -> Value | None:
         """A value as a nested model's input of another dtype takes it."""
         if value is None:
             return None
@@ -206,7 +210,7 @@ class _Reader:
             )
         if value.tensor.dtype == tensor.dtype:
             return value
-        cast = Cast(tensor.dtype, name=f"{name}_cast")
+        cast = keras_internals.cast_operation(tensor.dtype, f"{name}_cast")
         result = Value(value.shape, keras.KerasTensor(value.shape, tensor.dtype))
         call = Call(
             operation=cast,
@@ -218,7 +222,7 @@ class _Reader:
         self.calls.append(call)
         return result
 
-    def _name(self, operation, prefix):
+    def _name(self, operation: Any, prefix: str) -> str:
         """The layer's own name; with its models' before it where that is taken."""
         if id(operation) not in self.names:
             name = operation.name
@@ -233,19 +237,21 @@ class _Reader:
         return self.names[id(operation)]
 
 
-def _told_training(node, operation, training):
-    if not getattr(operation, "_call_has_training_arg", False):
+def _told_training(node: Any, operation: Any, training: Any) -> bool:
+    if not keras_internals.takes_training(operation):
         return False
     told = node.arguments.kwargs.get("training") if training is None else training
     return told is not None and told is not False
 
 
-def _arguments(node, given, operation, training):
-    def arguments(tensors):
+def _arguments(
+    node: Any, given: dict[int, Value], operation: Any, training: Any
+) -> Callable[[dict[Value, Any]], tuple[tuple, dict]]:
+    def arguments(tensors: dict[Value, Any]) -> tuple[tuple, dict]:
         args, kwargs = node.arguments.fill_in(
             {tensor_id: tensors[value] for tensor_id, value in given.items()}
         )
-        if training is not None and getattr(operation, "_call_has_training_arg", False):
+        if training is not None and keras_internals.takes_training(operation):
             # A model that is told overrides what the layers inside it were told.
             kwargs = {**kwargs, "training": training}
         return args, kwargs
@@ -253,12 +259,12 @@ def _arguments(node, given, operation, training):
     return arguments
 
 
-def input_name(tensor):
+def input_name(tensor: Any) -> str:
     """The name of an input, which its layer has; its tensor may have another."""
-    return tensor._keras_history.operation.name
+    return keras_internals.maker_of(tensor)[0].name
 
 
-def new_input(value):
+def new_input(value: Value) -> Any:
     """A new `keras.Input` like an input of the graph."""
     tensor = value.tensor
     return keras.Input(
@@ -266,5 +272,5 @@ def new_input(value):
         dtype=tensor.dtype,
         name=input_name(tensor),
         sparse=bool(getattr(tensor, "sparse", False)),
-        optional=bool(getattr(tensor._keras_history.operation, "optional", False)),
+        optional=bool(getattr(keras_internals.maker_of(tensor)[0], "optional", False)),
     )

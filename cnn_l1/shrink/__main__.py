@@ -6,13 +6,15 @@ python -m cnn_l1.shrink model.keras --output small.keras
 import argparse
 import pathlib
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 from cnn_l1.config.loading import ConfigError
+from cnn_l1.errors import CnnL1Error
 from cnn_l1.process.silence import import_tensorflow
-from cnn_l1.shrink import removal
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 failed, 2 bad flag or file."""
     parser = argparse.ArgumentParser(
         prog="python -m cnn_l1.shrink",
@@ -31,9 +33,21 @@ def main(arguments=None):
     flags = parser.parse_args(arguments)
     try:
         source, target = _check_flags(flags)
-        import_tensorflow()
-        model = _load(source)
-        plan = removal.plan_shrink(model, flags.round_to, flags.allow_empty)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return _run(source, target, flags.round_to, flags.allow_empty)
+
+
+def _run(source: pathlib.Path, target: pathlib.Path | None, round_to: int, empty: bool) -> int:
+    import_tensorflow()
+    # Here, for they load TensorFlow: a wrong flag is answered before.
+    from cnn_l1.models.saved import LoadError, load_model
+    from cnn_l1.shrink import removal
+
+    try:
+        model = load_model(source)
+        plan = removal.plan_shrink(model, round_to, empty)
         print(plan)
         if target is not None:
             write_atomically(removal.apply_shrink(model, plan), target)
@@ -41,13 +55,17 @@ def main(arguments=None):
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except removal.ShrinkError as error:
+    except (LoadError, removal.ShrinkError, WriteError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _check_flags(flags):
+class WriteError(CnnL1Error, ValueError):
+    """A smaller model that cannot be written."""
+
+
+def _check_flags(flags: argparse.Namespace) -> tuple[pathlib.Path, pathlib.Path | None]:
     source = pathlib.Path(flags.model)
     if not source.is_file():
         raise ConfigError(
@@ -72,25 +90,14 @@ def _check_flags(flags):
     return source, target
 
 
-def _load(path):
-    from cnn_l1.models.saved import LoadError, load_model
-
-    try:
-        return load_model(path)
-    except LoadError as error:
-        raise removal.ShrinkError(str(error)) from None
-
-
-def write_atomically(model, path):
+def write_atomically(model: Any, path: pathlib.Path) -> None:
     """Save a model so that a file is there only when it is whole."""
     partial = path.with_name(f".{path.stem}.partial.keras")
     try:
         model.save(partial)
         partial.replace(path)
     except OSError as error:
-        raise removal.ShrinkError(
-            f"--output: expected room to write {path}. Received: {error}"
-        ) from None
+        raise WriteError(f"--output: expected room to write {path}. Received: {error}") from None
     finally:
         partial.unlink(missing_ok=True)
 

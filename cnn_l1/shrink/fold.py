@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from cnn_l1.graph.channel_rules import as_array, channel_axis
+from cnn_l1.graph.kernel_rules import as_array, channel_axis
 from cnn_l1.graph.layer_copies import CopyError, copy_operation, copy_weights, settle
 from cnn_l1.graph.reading import Call, Graph, GraphError, new_input, read_graph
 
@@ -49,8 +49,11 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
             config.
 
     Example:
-        >>> folded = cnn_l1.fold_batch_norm(model)
-        >>> cnn_l1.export_tflite(folded, "model.tflite")
+        >>> inputs = keras.Input((8, 8, 1))
+        >>> hidden = keras.layers.BatchNormalization()(keras.layers.Conv2D(2, 3)(inputs))
+        >>> model = keras.Model(inputs, hidden)
+        >>> [type(layer).__name__ for layer in cnn_l1.fold_batch_norm(model).layers]
+        ['InputLayer', 'Conv2D']
     """
     graph = read_graph(model)
     folded = _foldable(graph)

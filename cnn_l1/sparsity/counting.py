@@ -7,7 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from cnn_l1.graph.layer_kinds import is_kernel, leaf_layers, unknown_weights, weighted_layers
+from cnn_l1.graph.layer_kinds import is_kernel
+from cnn_l1.graph.layer_weights import leaf_layers, unknown_weights, weighted_layers
 from cnn_l1.process.tables import layers_table
 
 
@@ -31,11 +32,11 @@ class LayerCount:
     frozen: bool = False
 
     @property
-    def nonzero(self):
+    def nonzero(self) -> int:
         return self.weights - self.zeros
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """The fraction that is zero, 0 to 1."""
         return self.zeros / self.weights
 
@@ -59,34 +60,34 @@ class ModelCount:
     unknown: tuple[str, ...] = ()
 
     @property
-    def weights(self):
+    def weights(self) -> int:
         """Number of kernel weights."""
         return sum(layer.weights for layer in self.layers)
 
     @property
-    def zeros(self):
+    def zeros(self) -> int:
         """Number of kernel weights that are exactly zero."""
         return sum(layer.zeros for layer in self.layers)
 
     @property
-    def nonzero(self):
+    def nonzero(self) -> int:
         return self.weights - self.zeros
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """Zeros over kernel weights, from the counts, 0 to 1."""
         return self.zeros / self.weights if self.weights else 0.0
 
     @property
-    def parameters(self):
+    def parameters(self) -> int:
         """Number of values made to be trained, kernels and all others."""
         return self.weights + self.other_weights
 
     @property
-    def nonzero_parameters(self):
+    def nonzero_parameters(self) -> int:
         return self.nonzero + self.other_weights - self.other_zeros
 
-    def __str__(self):
+    def __str__(self) -> str:
         """A table of the layers, and totals."""
         return layers_table(self)
 
@@ -130,7 +131,7 @@ def kernels(model: keras.Model, frozen: bool = True) -> list[tuple[str, Any]]:
     return unique
 
 
-def scales(model):
+def scales(model: keras.Model) -> list[tuple[str, Any]]:
     """The trainable batch-norm scales of a model, as `(layer name, variable)` pairs."""
     found: dict[int, tuple] = {}
     for layer in leaf_layers(model):
@@ -139,7 +140,7 @@ def scales(model):
     return [(name, variable) for name, variable in found.values() if variable.trainable]
 
 
-def count_zeros(tensor):
+def count_zeros(tensor: Any) -> int:
     """How many values of a tensor are exactly zero, as a Python int."""
     # int32 on the device: a count in float would be wrong above 2^24.
     nonzero = ops.sum(ops.cast(ops.not_equal(tensor, 0), "int32"))
@@ -198,7 +199,7 @@ def _unpacked(layer: Any) -> Any:
     return codes - ops.cast(points, "int32")
 
 
-def penalty_value(model):
+def penalty_value(model: keras.Model) -> float:
     """The sum of all regularizers of a model's variables, as a Python float."""
     values = [v.regularizer(v) for v in model.trainable_variables if v.regularizer is not None]
     return float(sum(float(ops.convert_to_numpy(value)) for value in values))

@@ -2,64 +2,69 @@
 
 What goes with a channel is spread over variables: the filters that make it, in every
 layer that an addition binds together, their biases, the batch-norm scales and shifts
-behind them. `coupling.channel_spaces` finds them; `CoupledGroupL1` makes one group of
-them, and `Proximal` shrinks them together.
+after them. `coupling.channel_spaces` finds them; `CoupledGroupL1` makes one group of
+them, and `Proximal` moves them towards zero together.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from cnn_l1.graph.costs import ChannelCosts
-from cnn_l1.graph.coupling import analyse, spaces_of
+from cnn_l1.graph.coupling import ChannelSpace, Member, analyse, spaces_of
+from cnn_l1.graph.layer_kinds import is_kernel
+from cnn_l1.graph.layer_weights import leaf_layers
 from cnn_l1.sparsity import misuse
-from cnn_l1.sparsity.counting import leaf_layers
-from cnn_l1.sparsity.penalties import (
-    L1,
-    Penalty,
+from cnn_l1.sparsity.attaching import decided, place
+from cnn_l1.sparsity.penalties import L1
+from cnn_l1.sparsity.penalty import Penalty, check_ratio, check_strength
+from cnn_l1.sparsity.proximal_operators import (
     absolute,
     block_soft_threshold,
-    check_ratio,
-    check_strength,
-    decided,
-    is_kernel,
     norm_from_squares,
-    place,
     soft_threshold,
 )
-from cnn_l1.sparsity.shapes import make_shape
+from cnn_l1.sparsity.shapes import Shape, make_shape
 
 
 class CoupledGroupL1:
-    """Sparse group lasso whose groups are the channels of one space.
+    """Sparse group lasso whose groups are the channels of one channel group.
 
     `l1_strength · [(1 − l1_ratio) · Σ_c √n_c · ‖w_c‖₂ + l1_ratio · Σ|w|]`, where
-    `w_c` are the `n_c` weights of channel `c` in all variables of the space: formula,
+    `w_c` are the `n_c` weights of channel `c` in all variables of the channel group: formula,
     proximal operator and sources are those of `penalties.GroupL1`, and so are its
-    concave shapes. Weights that belong to no channel of the space are left alone.
+    concave curves. Weights that belong to no channel of the group are left alone.
 
     Args:
         space: A `coupling.ChannelSpace`.
-        l1_strength: Float, 0 or more (the field's λ). Default 1e-4.
+        l1_strength: Float, 0 or more (called λ in papers; larger means more zeros). Default 1e-4.
         l1_ratio: Float, 0 to 1: how much of it is plain L1. Default 0.0.
         shape: `"l1"` (default), `"transformed"`, `"mcp"` or `"log"`.
         scale: Float above 0: the root mean square of a channel's weights at which the
-            shape bends. Default 0.1; none for `"l1"`.
+            curve bends. Default 0.1; none for `"l1"`.
 
     Attributes:
-        variables: The variables of the space, in the order in which all methods
+        variables: The variables of the channel group, in the order in which all methods
             take and give their values.
         sizes: `(channels,)` array, the number of weights of each channel.
 
     Raises:
-        ValueError: If a setting is out of range, or the members of the space do not
+        ValueError: If a setting is out of range, or the members of the group do not
             fit their variables.
     """
 
-    def __init__(self, space, l1_strength=1e-4, l1_ratio=0.0, shape="l1", scale=None):
+    def __init__(
+        self,
+        space: ChannelSpace,
+        l1_strength: float = 1e-4,
+        l1_ratio: float = 0.0,
+        shape: str = "l1",
+        scale: float | None = None,
+    ) -> None:
         self.l1_strength = check_strength("l1_strength", l1_strength)
         self.l1_ratio = check_ratio(l1_ratio)
         self.shape = shape
@@ -77,11 +82,11 @@ class CoupledGroupL1:
         self.sizes = np.sum([part.sizes for part in self._slices], axis=0)
         self._dtype = keras.backend.result_type(*(v.dtype for v in self.variables))
 
-    def values(self):
+    def values(self) -> list[Any]:
         """The variables' values now."""
         return [ops.convert_to_tensor(variable) for variable in self.variables]
 
-    def value(self, values=None):
+    def value(self, values: list[Any] | None = None) -> Any:
         """The penalty, a scalar.
 
         Args:
@@ -94,7 +99,7 @@ class CoupledGroupL1:
             total = total + self.l1_strength * self.l1_ratio * ops.sum(sums)
         return total
 
-    def gradients(self, values=None):
+    def gradients(self, values: list[Any] | None = None) -> list[Any]:
         """What automatic differentiation of `value` gives, 0 for channels of zeros.
 
         Args:
@@ -116,7 +121,7 @@ class CoupledGroupL1:
             gradients.append(gradient)
         return gradients
 
-    def prox_all(self, values, steps):
+    def prox_all(self, values: list[Any], steps: list[Any]) -> list[Any]:
         """`argmin_z penalty(z) + Σ (z − values)² / (2 steps)`, over all variables.
 
         Exact where all steps are one number. Otherwise a channel takes one step for
@@ -147,24 +152,24 @@ class CoupledGroupL1:
             for part, x in zip(self._slices, values, strict=True)
         ]
 
-    def _strengths(self):
+    def _strengths(self) -> Any:
         """The factor of each channel's norm."""
         strengths = self.l1_strength * (1.0 - self.l1_ratio) * np.sqrt(self.sizes)
         return ops.convert_to_tensor(strengths, dtype=self._dtype)
 
-    def _shape_of_norms(self):
-        """The shape of each channel's norm, where `_shape` is that of a root mean square."""
+    def _shape_of_norms(self) -> Shape:
+        """The curve of each channel's norm, where `_shape` is that of a root mean square."""
         factors = np.sqrt(np.maximum(self.sizes, 1))  # a channel may have no weights
         return self._shape.stretched(ops.convert_to_tensor(factors, dtype=self._dtype))
 
-    def _channel_sums(self, tensors):
+    def _channel_sums(self, tensors: Iterable[Any]) -> list[Any]:
         pairs = zip(self._slices, tensors, strict=True)
         return [ops.cast(part.sums(x), self._dtype) for part, x in pairs]
 
-    def _norms(self, values):
+    def _norms(self, values: list[Any]) -> Any:
         return norm_from_squares(sum(self._channel_sums(map(ops.square, values))))
 
-    def _channel_steps(self, steps):
+    def _channel_steps(self, steps: list[Any]) -> Any:
         inverses = []
         for part, step in zip(self._slices, steps, strict=True):
             inverse = 1.0 / ops.convert_to_tensor(step, dtype=self._dtype)
@@ -180,7 +185,7 @@ class CoupledGroupL1:
 class _Slice:
     """Which positions of a variable belong to which channel."""
 
-    def __init__(self, member, channels):
+    def __init__(self, member: Member, channels: int) -> None:
         shape = tuple(member.variable.shape)
         index = np.asarray(member.index)
         fits = -len(shape) <= member.axis < len(shape) and index.shape == (shape[member.axis],)
@@ -200,7 +205,7 @@ class _Slice:
         each = math.prod(shape) // max(shape[axis], 1)
         self.sizes = np.bincount(index[self.kept], minlength=channels) * each
 
-    def sums(self, x):
+    def sums(self, x: Any) -> Any:
         """`(channels,)` sums over the weights of each channel."""
         x = ops.sum(x, axis=self.within)
         if self.in_order:
@@ -208,7 +213,7 @@ class _Slice:
         x = ops.take(x, self.kept)
         return ops.segment_sum(x, self.index[self.kept], num_segments=self.channels)
 
-    def spread(self, x, elsewhere, dtype):
+    def spread(self, x: Any, elsewhere: float, dtype: Any) -> Any:
         """`(channels,)` values at their positions, to broadcast to the variable."""
         x = ops.cast(x, dtype)
         if not self.in_order:
@@ -216,7 +221,7 @@ class _Slice:
             x = ops.take(x, np.where(self.index < 0, self.channels, self.index))
         return ops.reshape(x, self.broadcast)
 
-    def constant(self, value, dtype):
+    def constant(self, value: float, dtype: Any) -> Any:
         """A number for the positions of channels, 0 elsewhere."""
         values = np.where(self.index < 0, 0.0, value).reshape(self.broadcast)
         return ops.convert_to_tensor(values, dtype=dtype)
@@ -235,11 +240,11 @@ class ChannelShare(Penalty):
             channels of two of them.
     """
 
-    def __init__(self, variable, groups):
+    def __init__(self, variable: Any, groups: Sequence[CoupledGroupL1]) -> None:
         self.variable = variable
         self.groups = tuple(groups)
 
-    def value(self, x):
+    def value(self, x: Any) -> Any:
         x = ops.convert_to_tensor(x)
         total = ops.zeros((), dtype=x.dtype)
         for group in self.groups:
@@ -271,7 +276,7 @@ def attach_groups(
 
     Args:
         model: A built Functional or Sequential model.
-        l1_strength: Float, 0 or more (the field's λ).
+        l1_strength: Float, 0 or more (called λ in papers; larger means more zeros).
         l1_ratio: Float, 0 to 1: how much of it is plain L1. Default 0.0.
         strengths: A function from a layer's name to its `l1_strength`; channels that
             several layers make together take that of the first. Default `None`:
@@ -279,7 +284,7 @@ def attach_groups(
         shape: `"l1"` (default), `"transformed"`, `"mcp"` or `"log"`, for the channels
             alone: `l1_ratio`'s part stays plain L1.
         scale: Float above 0: the root mean square of a channel's weights at which the
-            shape bends. Default 0.1; none for `"l1"`.
+            curve bends. Default 0.1; none for `"l1"`.
         channel_cost: What a channel costs, to which its strength is fit. `"weights"`
             (default): the `n_c` weights that make it, and the strength is `l1_strength`.
             `"macs"`: the `m_c` multiply-adds that go with it, those that make it and
@@ -299,6 +304,15 @@ def attach_groups(
 
     Warns:
         MisuseWarning: If it skips layers, which it names.
+
+    Example:
+        >>> inputs = keras.Input((8, 8, 1))
+        >>> hidden = keras.layers.Conv2D(4, 3, name="first")(inputs)
+        >>> outputs = keras.layers.Dense(2, name="last")(keras.layers.Flatten()(hidden))
+        >>> model = keras.Model(inputs, outputs)
+        >>> cnn_l1.attach_groups(model, 1e-3)
+        ['first/kernel', 'first/bias']
+        >>> model.compile(cnn_l1.Proximal(keras.optimizers.Adam()), "mse")
     """
     strength = check_strength("l1_strength", l1_strength)
     ratio = check_ratio(l1_ratio)
@@ -350,7 +364,7 @@ def attach_groups(
     return attached
 
 
-def _listed(names):
+def _listed(names: Sequence[str]) -> str:
     return f": {', '.join(names)}" if names else ""
 
 
@@ -363,7 +377,7 @@ def attach_slimming(model: keras.Model, l1_strength: float) -> list[str]:
 
     Args:
         model: A built `keras.Model`.
-        l1_strength: Float, 0 or more (the field's λ).
+        l1_strength: Float, 0 or more (called λ in papers; larger means more zeros).
 
     Returns:
         The list of paths of the scales.

@@ -74,12 +74,11 @@ _warned_optimizers: weakref.WeakSet = weakref.WeakSet()
 def check_optimizer_of(penalty: Any) -> None:
     """Warn, once an optimizer, where a penalty is trained under one that is not ours."""
     model = model_in_training()
-    if model is None or not has_strength(penalty):
+    if model is None or not penalty.has_effect:
         return
-    from cnn_l1.sparsity.optimizers import HoldZeros
-
     optimizer = unwrapped(model.optimizer)
-    if optimizer is None or isinstance(optimizer, HoldZeros) or optimizer in _warned_optimizers:
+    is_ours = getattr(optimizer, "is_wrapper", False)
+    if optimizer is None or is_ours or optimizer in _warned_optimizers:
         return
     _warned_optimizers.add(optimizer)
     name = type(optimizer).__name__
@@ -93,10 +92,3 @@ def check_optimizer_of(penalty: Any) -> None:
         f"{name}: compile(cnn_l1.Proximal(keras.optimizers.{name}(...))). "
         f"Received: optimizer={name}"
     )
-
-
-def has_strength(penalty: Any) -> bool:
-    """Whether a penalty of ours has a strength above 0."""
-    parts = penalty.groups or (penalty,)
-    strengths = [(getattr(p, "l1_strength", 1.0), getattr(p, "l2_strength", 0.0)) for p in parts]
-    return any(strength > 0 for pair in strengths for strength in pair)

@@ -11,8 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from cnn_l1.graph.coupling import ChannelSpace, Member
 from cnn_l1.sparsity import misuse
-from cnn_l1.sparsity.penalties import Penalty, is_decided
+from cnn_l1.sparsity.attaching import is_decided
+from cnn_l1.sparsity.groups import ChannelShare, CoupledGroupL1
+from cnn_l1.sparsity.penalty import Penalty
 
 
 def penalties_config(variables: Sequence[Any]) -> dict[str, Any]:
@@ -53,7 +56,7 @@ def penalties_config(variables: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def _serialized(variable, regularizer):
+def _serialized(variable: Any, regularizer: Any) -> Any:
     try:
         return keras.saving.serialize_keras_object(regularizer)
     except NotImplementedError:
@@ -62,11 +65,11 @@ def _serialized(variable, regularizer):
         return None
 
 
-def _not_saved(variable, reason):
+def _not_saved(variable: Any, reason: str) -> None:
     misuse.warn(f"The penalty on {variable.path!r} is not saved: {reason}")
 
 
-def _group_config(group, place):
+def _group_config(group: CoupledGroupL1, place: dict[int, int]) -> dict[str, Any]:
     return {
         "size": int(group.space.size),
         "l1_strength": float(group.l1_strength),
@@ -108,8 +111,6 @@ def restore_penalties(
                 f"variables. Received: {len(shapes)}, or other shapes. Call `attach` again"
             )
         return
-    from cnn_l1.sparsity.groups import ChannelShare
-
     groups = [_group(record, variables) for record in config["groups"]]
     kept = {record["variable"]: record for record in config["penalties"]}
     for number, variable in enumerate(variables):
@@ -130,10 +131,7 @@ def restore_penalties(
         variable.regularizer = penalty
 
 
-def _group(record, variables):
-    from cnn_l1.graph.coupling import ChannelSpace, Member
-    from cnn_l1.sparsity.groups import CoupledGroupL1
-
+def _group(record: dict[str, Any], variables: Sequence[Any]) -> CoupledGroupL1:
     members = tuple(
         Member(variables[m["variable"]], m["axis"], np.array(m["index"]), m["layer"])
         for m in record["members"]

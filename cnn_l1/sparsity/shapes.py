@@ -1,17 +1,18 @@
-"""Shapes of a penalty: how it grows with the size of a weight, or of a group of them.
+"""Curves of a penalty: how it grows with the size of a weight, or of a group of them.
 
-A shape is a function `φ(m)` of a magnitude `m ≥ 0` with `φ(0) = 0` and slope 1 at 0, so
-that a strength means the same pressure at 0 whatever the shape. Concave ones let go of
+A curve (`Shape`) is a function `φ(m)` of a magnitude `m ≥ 0` with `φ(0) = 0` and slope 1 at 0, so
+that a strength means the same pressure at 0 whatever the curve. Concave ones let go of
 what is large: their slope falls to 0, and with it the bias that L1 leaves on large
 weights. Their `scale` is the magnitude, in units of a weight, at which they bend.
 
-Every shape has its proximal operator in closed form, the global minimum also where the
+Every curve has its proximal operator in closed form, the global minimum also where the
 objective is not convex:
 
     shrink(m, t) = argmin_{z ≥ 0} t · φ(z) + (z − m)² / 2
 """
 
 import math
+from typing import Any
 
 from keras import ops
 
@@ -19,7 +20,7 @@ DEFAULT_SCALE = 0.1
 
 
 class Shape:
-    """`φ(m) = m`, the shape of L1, and the base of the others.
+    """`φ(m) = m`, the curve of L1, and the base of the others.
 
     A subclass writes `value(m)`, `slope(m)` and `reduction(m, t)`.
 
@@ -28,18 +29,18 @@ class Shape:
             where nothing bends.
     """
 
-    def __init__(self, scale=None):
+    def __init__(self, scale: Any = None) -> None:
         self.scale = scale
 
-    def value(self, m):
+    def value(self, m: Any) -> Any:
         """`φ(m)`, a tensor of `m`'s shape."""
         return m
 
-    def slope(self, m):
+    def slope(self, m: Any) -> Any:
         """`φ'(m)`, from 1 at 0 downwards, a tensor of `m`'s shape."""
         return ops.ones_like(m)
 
-    def reduction(self, m, t):
+    def reduction(self, m: Any, t: Any) -> Any:
         """How far `m` goes towards 0, `m − shrink(m, t)`; at least `m` where it gets there.
 
         Args:
@@ -48,7 +49,7 @@ class Shape:
         """
         return t
 
-    def shrink(self, m, t):
+    def shrink(self, m: Any, t: Any) -> Any:
         """`argmin_{z ≥ 0} t · φ(z) + (z − m)² / 2`; of equals 0, or else the larger.
 
         Args:
@@ -64,8 +65,8 @@ class Shape:
         # Chosen, not clipped: a NaN compares false and stays.
         return ops.where(reduction >= m, ops.zeros_like(m), m - reduction)
 
-    def stretched(self, factor):
-        """This shape in units `factor` times smaller: `factor · φ(m / factor)`.
+    def stretched(self, factor: Any) -> "Shape":
+        """This curve in units `factor` times smaller: `factor · φ(m / factor)`.
 
         Args:
             factor: Float above 0, or a tensor of such that broadcasts to `m`.
@@ -89,13 +90,13 @@ class Transformed(Shape):
     where the objective is convex, else `√(2 · a · t) − a / 2`.
     """
 
-    def value(self, m):
+    def value(self, m: Any) -> Any:
         return m * (self.scale / (self.scale + m))
 
-    def slope(self, m):
+    def slope(self, m: Any) -> Any:
         return ops.square(self.scale / (self.scale + m))
 
-    def reduction(self, m, t):
+    def reduction(self, m: Any, t: Any) -> Any:
         whole = self.scale + m
         share = (27.0 / 4.0) * (t / whole) * ops.square(self.scale / whole)
         # Above 1 there is no root: far below the threshold, or by rounding just above it.
@@ -119,14 +120,14 @@ class MCP(Shape):
     `√(t · θ)`, else `m`.
     """
 
-    def value(self, m):
+    def value(self, m: Any) -> Any:
         m = ops.minimum(m, self.scale)
         return m * (1.0 - m / (2.0 * self.scale))
 
-    def slope(self, m):
+    def slope(self, m: Any) -> Any:
         return ops.maximum(1.0 - m / self.scale, 0.0)
 
-    def reduction(self, m, t):
+    def reduction(self, m: Any, t: Any) -> Any:
         is_firm = t < self.scale
         room = ops.where(is_firm, self.scale - t, ops.ones_like(t))
         # At least m, and so all of it, just where m ≤ t.
@@ -148,13 +149,13 @@ class Log(Shape):
     objective is below that of 0.
     """
 
-    def value(self, m):
+    def value(self, m: Any) -> Any:
         return self.scale * ops.log1p(m / self.scale)
 
-    def slope(self, m):
+    def slope(self, m: Any) -> Any:
         return self.scale / (self.scale + m)
 
-    def reduction(self, m, t):
+    def reduction(self, m: Any, t: Any) -> Any:
         whole = self.scale + m
         share = ops.minimum((t / whole) * (self.scale / whole), 0.25)
         reduction = whole * (2.0 * share / (1.0 + ops.sqrt(1.0 - 4.0 * share)))
@@ -168,15 +169,15 @@ class Log(Shape):
         return ops.where(goes, ops.maximum(m, t), reduction)
 
 
-def _root(scale):
+def _root(scale: Any) -> Any:
     return math.sqrt(scale) if isinstance(scale, float) else ops.sqrt(scale)
 
 
 SHAPES = {"l1": Shape, "transformed": Transformed, "mcp": MCP, "log": Log}
 
 
-def make_shape(name, scale=None):
-    """The shape of a name.
+def make_shape(name: str, scale: float | None = None) -> Shape:
+    """The curve of a name.
 
     Args:
         name: `"l1"`, `"transformed"`, `"mcp"` or `"log"`.

@@ -8,24 +8,20 @@ penalty away.
 """
 
 import fnmatch
-import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from cnn_l1.sparsity import counting as sparsity
-from cnn_l1.sparsity.callbacks import (
-    built_optimizer,
-    check_empty_layers,
-    report_empty,
-    wrapped_optimizer,
-)
-from cnn_l1.sparsity.channel_goal import ChannelGoal
-from cnn_l1.sparsity.goals import RETREAT, LayerGoal, WeightGoal
+from cnn_l1.sparsity import counting
+from cnn_l1.sparsity.channel_setpoint import ChannelSetpoint
+from cnn_l1.sparsity.empty_layers import check_empty_layers, report_empty
+from cnn_l1.sparsity.hold_zeros import built_optimizer, wrapped_optimizer
 from cnn_l1.sparsity.optimizers import Proximal
+from cnn_l1.sparsity.setpoints import LayerSetpoint, Setpoint, WeightSetpoint
 
 
 class TargetWarning(UserWarning):
@@ -40,7 +36,7 @@ class TargetSparsity(keras.callbacks.Callback):
     Gupta, To prune, or not to prune, 2017, eq. 1).
 
     **Channels.** With `macs`, each check takes out what the path asks for and the penalty
-    has not zeroed; zeros are held from the first cut on, and behind 0.85 of the way
+    has not zeroed; zeros are held from the first cut on, and after 0.85 of the way
     nothing is missing any more. Those go whose part of their layer is the least at its
     price: a channel's square over the squares of those that are no smaller (LAMP: Lee et
     al., Layer-adaptive sparsity for the magnitude-based pruning, 2021), divided by the
@@ -56,16 +52,16 @@ class TargetSparsity(keras.callbacks.Callback):
     much alike. A strength far too high is not waited for: where half the target more is
     zero than the path says (with `macs` a tenth), a quarter less is left than the target
     leaves, or a layer has become all zero ahead of the path, the trainable weights of the
-    last good check come back and the strength is halved. (Units of zeros behind a ReLU have
+    last good check come back and the strength is halved. (Units of zeros after a ReLU have
     no gradient: no strength brings them back. So with `macs` any miss beyond `tolerance` is
     undone.)
 
-    **Deadline.** Behind the last update of epoch `by_epochs`, the smallest of what is
+    **Deadline.** After the last update of epoch `by_epochs`, the smallest of what is
     left is zeroed until the target is met, `hold_zeros` becomes 1 and the strength 0:
     the epochs that follow fine-tune, and the zeros stay as many as they are. If too
     many weights are zero at the last check before the deadline, the strength is 0 from
     there, so that weights come back and the largest of them stay; those that became zero
-    behind the last check come back as they were.
+    after the last check come back as they were.
 
     Give the penalties any strengths: only their ratios between layers matter, and how
     soon the path is met. `StrengthRamp` and `Threshold` move or hold the same things
@@ -105,6 +101,18 @@ class TargetSparsity(keras.callbacks.Callback):
     Raises:
         ValueError: If an argument is out of range; on training start, if the optimizer
             is not a `Proximal`, zeros are held already, or the target cannot be reached.
+
+    Example:
+        Half of 12 weights, after 3 epochs; the strength of `L1` is only where to start:
+
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> attached = cnn_l1.attach(model, cnn_l1.L1(1e-3))
+        >>> model.compile(cnn_l1.Proximal(keras.optimizers.Adam()), "mse")
+        >>> target = cnn_l1.TargetSparsity(sparsity=0.5, by_epochs=3)
+        >>> data = np.ones((8, 4)), np.ones((8, 3))
+        >>> history = model.fit(*data, epochs=4, verbose=0, callbacks=[target])
+        >>> cnn_l1.count(model).zeros
+        6
     """
 
     def __init__(
@@ -154,21 +162,21 @@ class TargetSparsity(keras.callbacks.Callback):
         self.frozen = False
         self.found_scale: float | dict[str, float] | None = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.frozen, self.found_scale = False, None
         optimizer = built_optimizer(self.model, Proximal, type(self).__name__)
-        self._goals = self._make_goals(optimizer)
-        self._remembered = []
+        self._setpoints = self._make_setpoints(optimizer)
+        self._remembered: list[tuple[Any, Any]] = []
         self._steps: Any = (self.params or {}).get("steps")
-        self._first_epoch = None
+        self._first_epoch: Any = None
         self._seen, self._epoch_is_over = 0, False  # batches of this epoch
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch, self._seen, self._epoch_is_over = epoch, 0, False
         if self._first_epoch is None:
             self._begin(epoch)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         # More than one batch with `steps_per_execution`.
         self._stride, self._seen = batch + 1 - self._seen, batch + 1
         if self.frozen or self._steps is None:
@@ -179,19 +187,20 @@ class TargetSparsity(keras.callbacks.Callback):
         elif self._since_check >= self._interval:
             self._check()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._steps is None:
-            # The length of a generator is known behind its first epoch.
+            # The length of a generator is known after its first epoch.
             self._steps = self._seen
         if not self.frozen and epoch >= self.by_epochs - 1:
             self._freeze()
         self._epoch_is_over = True
         if logs is None:
             return
-        for goal in self._goals:
-            logs.update(goal.logs(goal.target if self.frozen else goal.path(self._progress())))
+        for setpoint in self._setpoints:
+            path = setpoint.controller.path
+            logs.update(setpoint.logs(setpoint.target if self.frozen else path(self._progress())))
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if not self.frozen:
             warnings.warn(
                 f"TargetSparsity expected to train for by_epochs={self.by_epochs} epochs. "
@@ -200,27 +209,31 @@ class TargetSparsity(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
-    def _make_goals(self, optimizer):
+    def _make_setpoints(self, optimizer: Proximal) -> Sequence[Setpoint]:
         if self.macs is not None:
-            return [ChannelGoal(self.model, optimizer, self.macs, self.threshold, self.tolerance)]
-        kernels = sparsity.kernels(self.model, frozen=False)
+            return [
+                ChannelSetpoint(self.model, optimizer, self.macs, self.threshold, self.tolerance)
+            ]
+        kernels = counting.kernels(self.model, frozen=False)
         if self.sparsity is not None:
-            return [WeightGoal(optimizer, kernels, self.sparsity, self.threshold)]
-        unused, goals = set(self.layers), []
+            return [WeightSetpoint(optimizer, kernels, self.sparsity, self.threshold)]
+        unused: set[str] = set(self.layers)
+        setpoints: list[Setpoint] = []
         for name, variable in kernels:
             pattern = next((p for p in self.layers if fnmatch.fnmatchcase(name, p)), None)
             if pattern is not None:
                 unused.discard(pattern)
                 target = self.layers[pattern]
-                goals.append(LayerGoal(optimizer, [(name, variable)], target, self.threshold))
+                one = [(name, variable)]
+                setpoints.append(LayerSetpoint(optimizer, one, target, self.threshold))
         if unused:
             raise ValueError(
                 "`layers` expects patterns that each match a kernel which none before matches, of "
                 f"{', '.join(name for name, _ in kernels)}. Received: {', '.join(sorted(unused))}"
             )
-        return goals
+        return setpoints
 
-    def _begin(self, epoch):
+    def _begin(self, epoch: int) -> None:
         self._first_epoch = epoch
         self._interval, self._since_check, self._time = 1, 0, 0.0
         states = wrapped_optimizer(self.model, Proximal, type(self).__name__).states
@@ -243,20 +256,20 @@ class TargetSparsity(keras.callbacks.Callback):
                 "TargetSparsity expects that zeros may come back until its deadline. "
                 f"Received: hold_zeros=1 in epoch {epoch + 1} of by_epochs={self.by_epochs}"
             )
-        for goal in self._goals:
-            goal.begin()
+        for setpoint in self._setpoints:
+            setpoint.begin()
         self._remember()
 
-    def _settings(self):
+    def _settings(self) -> str:
         """What a saved state is good for: the targets, by name."""
-        return ",".join(f"{goal.name}={goal.target!r}" for goal in self._goals)
+        return ",".join(f"{setpoint.name}={setpoint.target!r}" for setpoint in self._setpoints)
 
-    def _state(self):
+    def _state(self) -> dict[str, Any]:
         """What a later training must know to go on as this one would."""
         if self._first_epoch is None:
             return {}
         is_over = self._epoch_is_over or (self._steps is not None and self._seen >= self._steps)
-        state = {
+        state: dict[str, Any] = {
             "settings": np.frombuffer(self._settings().encode(), "uint8"),
             "epoch": self._epoch,
             "epoch_is_over": is_over,
@@ -270,28 +283,29 @@ class TargetSparsity(keras.callbacks.Callback):
         if self.frozen:
             return state
         state["pace"] = [self._interval, self._since_check, self._time]
-        for number, goal in enumerate(self._goals):
-            state[f"goal_{number}"] = goal.state()
-            state[f"empty_{number}"] = [name in goal.remembered_empty for name in goal.parts()]
+        for number, setpoint in enumerate(self._setpoints):
+            state[f"goal_{number}"] = setpoint.state()
+            remembered = setpoint.remembered_empty
+            state[f"empty_{number}"] = [name in remembered for name in setpoint.parts()]
         for number, (_, value) in enumerate(self._remembered):
             state[f"weight_{number}"] = ops.convert_to_numpy(value)
         return state
 
-    def _fits(self, state, epoch, was_loaded):
+    def _fits(self, state: dict[str, Any], epoch: int, was_loaded: bool) -> bool:
         """Whether a saved state is that of this run, just before this epoch."""
         if np.asarray(state["settings"]).tobytes() != self._settings().encode():
             return False
-        behind = epoch - int(state["epoch"])
+        since = epoch - int(state["epoch"])
         # A backup made within an epoch is followed by the whole of that epoch.
-        return behind == 1 or (was_loaded and behind == 0 and not bool(state["epoch_is_over"]))
+        return since == 1 or (was_loaded and since == 0 and not bool(state["epoch_is_over"]))
 
-    def _resume(self, state):
+    def _resume(self, state: dict[str, Any]) -> None:
         self.frozen = bool(state["frozen"])
         self._first_epoch = int(state["first_epoch"])
         self._steps = self._steps or int(state["steps"]) or None
         if "found_scale" in state:
             found = [float(scale) for scale in np.atleast_1d(state["found_scale"])]
-            names = [goal.name for goal in self._goals]
+            names = [setpoint.name for setpoint in self._setpoints]
             self.found_scale = (
                 dict(zip(names, found, strict=True)) if self.layers is not None else found[0]
             )
@@ -299,22 +313,22 @@ class TargetSparsity(keras.callbacks.Callback):
             return
         interval, since_check, self._time = map(float, state["pace"])
         self._interval, self._since_check = int(interval), int(since_check)
-        for number, goal in enumerate(self._goals):
-            goal.resume(state[f"goal_{number}"])
-            flags = zip(goal.parts(), state[f"empty_{number}"], strict=True)
-            goal.remembered_empty = frozenset(name for name, is_empty in flags if is_empty)
+        for number, setpoint in enumerate(self._setpoints):
+            setpoint.resume(state[f"goal_{number}"])
+            flags = zip(setpoint.parts(), state[f"empty_{number}"], strict=True)
+            setpoint.remembered_empty = frozenset(name for name, is_empty in flags if is_empty)
         self._remembered = [
             (v, ops.convert_to_tensor(state[f"weight_{number}"], dtype=v.dtype))
             for number, v in enumerate(self.model.trainable_variables)
         ]
 
-    def _progress(self):
+    def _progress(self) -> float:
         """The fraction of the way to the deadline, 0 to 1."""
         within = self._seen / self._steps if self._steps else 0.0
         epochs = self.by_epochs - self._first_epoch
         return min(1.0, (self._epoch + within - self._first_epoch) / epochs)
 
-    def _check(self):
+    def _check(self) -> None:
         self._sync()
         progress = self._progress()
         elapsed, self._time = progress - self._time, progress
@@ -322,49 +336,49 @@ class TargetSparsity(keras.callbacks.Callback):
         self._interval, self._since_check = min(2 * self._interval, regular), 0
         # In batches, up to the deadline.
         left = (1.0 - progress) * (self.by_epochs - self._first_epoch) * self._steps
-        for goal in self._goals:
-            goal.measure()
-        destroyed = [goal for goal in self._goals if goal.is_destroyed(progress)]
+        for setpoint in self._setpoints:
+            setpoint.measure()
+        destroyed = [x for x in self._setpoints if x.is_destroyed(progress)]
         if destroyed:
             self._restore()
-            for goal in destroyed:
-                goal.move(-RETREAT)
+            for setpoint in destroyed:
+                setpoint.roll_back()
             self._interval = 1
             return
-        for goal in self._goals:
-            goal.keep_pace(progress)
+        for setpoint in self._setpoints:
+            setpoint.keep_pace(progress)
         self._remember()
-        for goal in self._goals:
-            goal.steer(progress, elapsed)
-            # The deadline comes before the next check, or just behind it.
-            if left <= 2 * max(regular, self._stride) and goal.is_above():
-                goal.set_scale(0.0)
+        for setpoint in self._setpoints:
+            setpoint.steer(progress, elapsed)
+            # The deadline comes before the next check, or just after it.
+            if left <= 2 * max(regular, self._stride) and setpoint.is_above():
+                setpoint.set_scale(0.0)
 
-    def _remember(self):
+    def _remember(self) -> None:
         """Keep the trainable weights, for `is_destroyed`."""
         self._remembered = [
             (v, ops.copy(ops.convert_to_tensor(v))) for v in self.model.trainable_variables
         ]
-        for goal in self._goals:
-            goal.remember()
+        for setpoint in self._setpoints:
+            setpoint.remember()
 
-    def _restore(self):
+    def _restore(self) -> None:
         for variable, value in self._remembered:
             variable.assign(value)
 
-    def _freeze(self):
+    def _freeze(self) -> None:
         self._sync()
         self.frozen = True
         began = self._first_epoch < self.by_epochs
-        for goal in self._goals:
-            goal.measure()
-        if began and any(goal.is_destroyed(1.0) for goal in self._goals):
+        for setpoint in self._setpoints:
+            setpoint.measure()
+        if began and any(setpoint.is_destroyed(1.0) for setpoint in self._setpoints):
             self._restore()
         before = {id(variable): value for variable, value in self._remembered}
         self._remembered = []
-        planned = [pair for goal in self._goals for pair in goal.cut(before)]
+        planned = [pair for setpoint in self._setpoints for pair in setpoint.cut(before)]
         values = {id(variable): value for variable, value in planned}
-        for name, variable in sparsity.kernels(self.model, frozen=False):
+        for name, variable in counting.kernels(self.model, frozen=False):
             value = values.get(id(variable))
             if value is not None and not value.any() and ops.convert_to_numpy(variable).any():
                 report_empty(name, self.empty_layers, "by the cut to the target")
@@ -374,28 +388,28 @@ class TargetSparsity(keras.callbacks.Callback):
         optimizer = wrapped_optimizer(self.model, Proximal, type(self).__name__)
         optimizer.hold_zeros.assign(1.0)
         if began:
-            found = {goal.name: math.exp(goal.log_scale) for goal in self._goals}
+            found = {setpoint.name: setpoint.controller.scale for setpoint in self._setpoints}
             self.found_scale = found if self.layers is not None else found[""]
-        for goal in self._goals:
-            goal.set_scale(0.0)
-            missed = goal.missed()
+        for setpoint in self._setpoints:
+            setpoint.set_scale(0.0)
+            missed = setpoint.missed()
             if missed:
                 warnings.warn(missed, TargetWarning, stacklevel=2)
 
-    def _sync(self):
+    def _sync(self) -> None:
         """On JAX, weights are elsewhere within an epoch: bring them to the variables."""
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
 
 
-def check_fraction(name, value):
+def check_fraction(name: str, value: Any) -> None:
     """Raise unless a setting is a number between 0 and 1."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not 0.0 < value < 1.0:
         raise ValueError(f"`{name}` must be a number between 0 and 1. Received: {value!r}")
 
 
-def check_whole(name, value):
+def check_whole(name: str, value: Any) -> None:
     """Raise unless a setting is a whole number from 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"`{name}` must be a whole number, 1 or more. Received: {name}={value!r}")

@@ -854,7 +854,7 @@ def test_fused_shrinking_is_the_shrinking(make, monkeypatch):
     fused_keys = []
 
     def run(fuse_from_weights):
-        monkeypatch.setattr("cnn_l1.sparsity.optimizers.FUSE_FROM_WEIGHTS", fuse_from_weights)
+        monkeypatch.setattr("cnn_l1.sparsity.hold_zeros.FUSE_FROM_WEIGHTS", fuse_from_weights)
         proximal = Proximal(make())
         model = train(proximal, batch_size=8, detached=True)
         fused_keys.append([key for key in proximal._fused if key.startswith("group_")])

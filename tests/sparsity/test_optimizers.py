@@ -7,8 +7,9 @@ import tensorflow as tf
 from sklearn.linear_model import Lasso
 
 from cnn_l1.sparsity.counting import count
-from cnn_l1.sparsity.optimizers import METRICS, HoldZeros, Proximal, metric_of
+from cnn_l1.sparsity.optimizers import HoldZeros, Proximal
 from cnn_l1.sparsity.penalties import L1, L1L2, attach, detach
+from cnn_l1.sparsity.step_sizes import METRICS, metric_of
 
 optimizers = keras.optimizers
 
@@ -723,7 +724,7 @@ def test_fused_update_is_the_update(optimizer, clip, monkeypatch):
     fused_calls = []
 
     def train(fuse_from_weights):
-        monkeypatch.setattr("cnn_l1.sparsity.optimizers.FUSE_FROM_WEIGHTS", fuse_from_weights)
+        monkeypatch.setattr("cnn_l1.sparsity.hold_zeros.FUSE_FROM_WEIGHTS", fuse_from_weights)
         keras.utils.set_random_seed(1)
         model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
         attach(model, L1(0.3))

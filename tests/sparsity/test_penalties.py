@@ -18,11 +18,11 @@ from cnn_l1.sparsity.penalties import (
     Penalty,
     ReweightedL1,
     attach,
-    block_soft_threshold,
     detach,
     is_kernel,
     soft_threshold,
 )
+from cnn_l1.sparsity.proximal_operators import block_soft_threshold
 from cnn_l1.sparsity.shapes import make_shape
 
 X = np.array([-2.5, -0.75, -0.5, -0.25, 0.0, 0.125, 0.5, 0.75, 3.0])

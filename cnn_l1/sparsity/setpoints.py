@@ -1,26 +1,19 @@
-"""A level that a run is to reach, and the strength that drives it there."""
+"""Setpoints: what is to be zero at the deadline, measured, steered to and cut to."""
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from keras import ops
 
 from cnn_l1.errors import CnnL1Error
-from cnn_l1.sparsity.penalties import Penalty
+from cnn_l1.sparsity.controller import FLOOR, OVERSHOOT, StrengthController
+from cnn_l1.sparsity.importance import smallest
+from cnn_l1.sparsity.penalty import Penalty
 
-# Gains in nats of strength for a deviation of one nat of odds. The first is over the
-# whole way to the deadline, so that long and short runs are steered alike.
-INTEGRAL_GAIN = 16.0
-PROPORTIONAL_GAIN = 1.0
-LARGEST_DEVIATION = 4.0
-LARGEST_MOVE = 40.0  # over the whole way
-FARTHEST = math.log(1e7)  # from the strength at the start
-RETREAT = math.log(2.0)
-DESTROYED = 0.75  # of what the target leaves
-TOO_SOON = 0.5  # of the target, ahead of the path
-PATH_ENDS = 0.85  # of the way: weights take time to follow
-# The path ends with this much more left than the target, for the cut at the deadline.
-MARGIN = 0.02
+Kernels = Sequence[tuple[str, Any]]  # names and variables
+NewValues = list[tuple[Any, np.ndarray]]  # variables and what they become
 
 
 class TargetError(CnnL1Error, ValueError):
@@ -29,120 +22,115 @@ class TargetError(CnnL1Error, ValueError):
     setting = "target"
 
 
-class Goal:
-    """A level to reach, from 0 to 1, and the strength that drives it.
+class Setpoint:
+    """A level to reach, and the strength that a controller moves to reach it.
+
+    A subclass writes `measure`, `parts`, `cut` and `missed`.
+
+    Args:
+        optimizer: The built `Proximal`.
+        target: What is to be zero, as a fraction of all, between 0 and 1.
+        floor: See `StrengthController`.
+        overshoot: See `StrengthController`.
 
     Attributes:
+        name: The layer, where it is for one layer; else `""`.
+        controller: Its `StrengthController`.
         level: What is zero, as a fraction of all, at the last `measure`.
         empty: The names of what was all zero then.
+        remembered_empty: The names of what was all zero at the last good check.
     """
 
     name = ""
     level = 0.0
-    least, soon = DESTROYED, TOO_SOON
-    empty: frozenset = frozenset()
+    empty: frozenset[str] = frozenset()
+    remembered_empty: frozenset[str] = frozenset()
 
-    def __init__(self, optimizer, target):
+    def __init__(
+        self, optimizer: Any, target: float, floor: float = FLOOR, overshoot: float = OVERSHOOT
+    ) -> None:
         self.optimizer = optimizer
         self.target = target
-        self.aim = 1.0 - (1.0 - target) * (1.0 + MARGIN)
+        self.controller = StrengthController(target, floor, overshoot)
 
-    def begin(self):
+    def begin(self) -> None:
+        """Start from what is zero now."""
         self.measure()
-        self.start, self.deviation = self.level, None
         scale = self.scale()
-        if not scale > 0:
-            scale = 1.0
-            self.set_scale(scale)
-        self.log_scale = self.log_start = math.log(scale)
+        first = self.controller.begin(self.level, scale)
+        if first != scale:
+            self.set_scale(first)
 
-    def path(self, progress):
-        left = max(0.0, 1.0 - progress / PATH_ENDS)
-        return self.aim + (self.start - self.aim) * left**3
-
-    def steer(self, progress, elapsed):
+    def steer(self, progress: float, elapsed: float) -> None:
         """Move the strength, with the fractions of the way done and since the last time."""
-        deviation = self._odds(self.path(progress)) - self._odds(self.level)
-        deviation = min(max(deviation, -LARGEST_DEVIATION), LARGEST_DEVIATION)
-        change = 0.0 if self.deviation is None else deviation - self.deviation
-        self.deviation = deviation
-        wanted = INTEGRAL_GAIN * deviation * elapsed + PROPORTIONAL_GAIN * change
-        most = LARGEST_MOVE * elapsed
-        self.move(min(max(wanted, -most), most))
+        self.set_scale(self.controller.steer(self.level, progress, elapsed))
 
-    def _odds(self, level):
-        # Neither the last weights nor the first ones say how strong a penalty is.
-        level = min(max(level, 0.01 * self.target), 1.0 - 0.25 * (1.0 - self.target))
-        return math.log(level / (1.0 - level))
+    def roll_back(self) -> None:
+        """Lower the strength after the weights of the last good check came back."""
+        self.set_scale(self.controller.roll_back())
 
-    def move(self, change):
-        low, high = self.log_start - FARTHEST, self.log_start + FARTHEST
-        self.log_scale = min(max(self.log_scale + change, low), high)
-        self.set_scale(math.exp(self.log_scale))
-
-    def remember(self):
+    def remember(self) -> None:
+        """Keep what is empty now, for `is_destroyed`."""
         self.remembered_empty = self.empty
 
-    def is_destroyed(self, progress):
+    def is_destroyed(self, progress: float) -> bool:
         """Whether there is so little left that the weights before must come back."""
-        path = self.path(progress)
-        too_little = 1.0 - self.level < self.least * (1.0 - max(self.target, self.start))
-        too_soon = self.level > path + self.soon * self.target
-        newly_empty = self.level > path and bool(self.empty - self.remembered_empty)
-        return too_little or too_soon or newly_empty
+        newly_empty = bool(self.empty - self.remembered_empty)
+        return self.controller.is_destroyed(self.level, progress, newly_empty)
 
-    def state(self):
+    def state(self) -> list[float]:
         """What steering must know to go on later, as numbers."""
-        deviation = math.nan if self.deviation is None else self.deviation
-        return [self.start, deviation, self.log_scale, self.log_start]
+        return self.controller.state()
 
-    def resume(self, state):
+    def resume(self, state: Sequence[float]) -> None:
         """Go on from what `state` gave."""
         self.measure()
-        self.start, deviation, self.log_scale, self.log_start = map(float, state[:4])
-        self.deviation = None if math.isnan(deviation) else deviation
+        self.controller.resume(state)
 
-    def parts(self):
+    def parts(self) -> list[str]:
         """The names of what can become all zero, in a fixed order."""
         raise NotImplementedError(f"{type(self).__name__}.parts")
 
-    def is_above(self):
+    def is_above(self) -> bool:
         """Whether more is exactly zero than the target asks for, and may come back."""
         return False
 
-    def keep_pace(self, progress):
+    def keep_pace(self, progress: float) -> None:
         """Zero what the path asks for and the penalty has not brought; by default nothing."""
 
-    def measure(self):
+    def measure(self) -> None:
         """Set `level` and `empty`."""
         raise NotImplementedError(f"{type(self).__name__}.measure")
 
-    def cut(self, before):
-        """`(variable, new value)` pairs that zero the smallest of what must still go.
+    def cut(self, before: Mapping[int, Any]) -> NewValues:
+        """New values that zero the smallest of what must still go.
 
         Args:
             before: `{id of a variable: its value at the last check}`.
         """
         raise NotImplementedError(f"{type(self).__name__}.cut")
 
-    def missed(self):
+    def missed(self) -> str:
         """A message where the target is not met, or `""`."""
         raise NotImplementedError(f"{type(self).__name__}.missed")
 
-    def scale(self):
+    def scale(self) -> float:
+        """The factor on the penalties' strength now."""
         return float(ops.convert_to_numpy(self.optimizer.strength_scale))
 
-    def set_scale(self, scale):
+    def set_scale(self, scale: float) -> None:
+        """Set the factor on the penalties' strength."""
         self.optimizer.strength_scale.assign(scale)
 
-    def logs(self, target):
+    def logs(self, target: float) -> dict[str, float]:
+        """What to write into an epoch's logs, with the path's level there."""
         return {"strength_scale": self.scale(), "target": target}
 
 
-class WeightGoal(Goal):
+class WeightSetpoint(Setpoint):
     """A fraction of the weights of some kernels."""
 
-    def __init__(self, optimizer, kernels, target, threshold):
+    def __init__(self, optimizer: Any, kernels: Kernels, target: float, threshold: float) -> None:
         super().__init__(optimizer, target)
         self.kernels = kernels
         self.threshold = threshold
@@ -157,22 +145,23 @@ class WeightGoal(Goal):
             )
         self.wanted = round(target * int(self.sizes.sum()))
 
-    def measure(self):
+    def measure(self) -> None:
         counts = small_counts(self.kernels, self.threshold)
         self.level = float(counts.sum() / self.sizes.sum())
         pairs = zip(self.kernels, counts == self.sizes, strict=True)
         self.empty = frozenset(name for (name, _), all_small in pairs if all_small)
 
-    def parts(self):
+    def parts(self) -> list[str]:
         return [name for name, _ in self.kernels]
 
-    def zeros(self):
+    def zeros(self) -> int:
+        """How many weights are exactly zero."""
         return int(small_counts(self.kernels, 0.0).sum())
 
-    def is_above(self):
+    def is_above(self) -> bool:
         return self.zeros() > self.wanted
 
-    def cut(self, before):
+    def cut(self, before: Mapping[int, Any]) -> NewValues:
         values = [np.array(ops.convert_to_numpy(variable)) for variable in self.steered]
         whole = np.concatenate([value.ravel() for value in values])
         missing = self.wanted - self.zeros()
@@ -188,7 +177,7 @@ class WeightGoal(Goal):
         pairs = zip(self.steered, values, parts, strict=True)
         return [(variable, part.reshape(value.shape)) for variable, value, part in pairs]
 
-    def missed(self):
+    def missed(self) -> str:
         zeros, weights = self.zeros(), int(self.sizes.sum())
         if zeros == self.wanted:
             return ""
@@ -198,10 +187,10 @@ class WeightGoal(Goal):
         )
 
 
-class LayerGoal(WeightGoal):
+class LayerSetpoint(WeightSetpoint):
     """A fraction of the weights of one kernel, with a strength of its own."""
 
-    def __init__(self, optimizer, kernels, target, threshold):
+    def __init__(self, optimizer: Any, kernels: Kernels, target: float, threshold: float) -> None:
         super().__init__(optimizer, kernels, target, threshold)
         ((self.name, self.variable),) = kernels
         if optimizer.variable_scales is None:
@@ -215,17 +204,17 @@ class LayerGoal(WeightGoal):
                 f"`sparsity` or `macs`. Received: {self.name!r}, which is in a channel group"
             )
 
-    def scale(self):
+    def scale(self) -> float:
         return self.optimizer.variable_scale(self.variable)
 
-    def set_scale(self, scale):
+    def set_scale(self, scale: float) -> None:
         self.optimizer.set_variable_scale(self.variable, scale)
 
-    def logs(self, target):
+    def logs(self, target: float) -> dict[str, float]:
         return {f"strength_scale/{self.name}": self.scale(), f"target/{self.name}": target}
 
 
-def small_counts(kernels, limit):
+def small_counts(kernels: Kernels, limit: float) -> np.ndarray:
     """How many weights of each kernel have `|w| ≤ limit`, as an array of ints."""
     counts = [
         ops.sum(ops.cast(ops.abs(ops.convert_to_tensor(variable)) <= limit, "int32"))
@@ -235,20 +224,7 @@ def small_counts(kernels, limit):
     return np.asarray(ops.convert_to_numpy(ops.stack(counts)), "int64")
 
 
-def smallest(values, count):
-    """The positions of the `count` smallest sizes that are not zero; of equals the first."""
-    sizes = np.abs(values)
-    sizes[sizes == 0] = np.inf
-    limit = np.partition(sizes, count - 1)[count - 1]
-    below = np.flatnonzero(sizes < limit)
-    ties = np.flatnonzero(sizes == limit)[: count - len(below)]
-    return np.concatenate([below, ties])
-
-
-def is_penalised(variable):
+def is_penalised(variable: Any) -> bool:
     """Whether a variable carries one of our penalties, of a strength above 0."""
     penalty = variable.regularizer
-    if not isinstance(penalty, Penalty):
-        return False
-    parts = penalty.groups or (penalty,)
-    return any(getattr(part, "l1_strength", 1.0) > 0 for part in parts)
+    return isinstance(penalty, Penalty) and penalty.largest_strength > 0

@@ -1,8 +1,8 @@
-"""Goals: what is smallest. Their paths and cuts are in test_targets.py, by whole runs."""
+"""Importance: what is smallest, and which channels go first."""
 
 import numpy as np
 
-from cnn_l1.sparsity.goals import smallest
+from cnn_l1.sparsity.importance import smallest
 
 
 def test_smallest_takes_what_is_asked_for_and_of_ties_the_first():
