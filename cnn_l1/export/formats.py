@@ -54,7 +54,7 @@ def write_format(model, kind, path, config, samples=None, images=None):
     Raises:
         ExportError: If the format cannot hold the network.
     """
-    from cnn_l1.export import sparse_tflite, tflite
+    from cnn_l1.export import sparse_file, tflite
     from cnn_l1.tflite.file import ExportError, float_operators
 
     if kind == "saved_model":
@@ -62,7 +62,7 @@ def write_format(model, kind, path, config, samples=None, images=None):
     elif kind == "onnx":
         tflite.export_onnx(model, path)
     elif kind in SPARSE:
-        sparse_tflite.export_sparse_tflite(model, path, SPARSE[kind], images)
+        sparse_file.export_sparse_tflite(model, path, SPARSE[kind], images)
     else:
         given = samples if kind in tflite.CALIBRATED else None
         tflite.export_tflite(model, path, given, kind, config.export.io_type)

@@ -8,7 +8,7 @@ import dataclasses
 
 from cnn_l1.config import loading as configs
 from cnn_l1.config.loading import ConfigError
-from cnn_l1.export import firmware, sparse_tflite, tflite
+from cnn_l1.export import firmware, sparse_file, tflite
 from cnn_l1.export.formats import SPARSE, SPARSE_IMAGES, print_refused, write_format
 from cnn_l1.graph import macs
 from cnn_l1.measure import measurement, on_micro
@@ -31,7 +31,7 @@ def check_formats(model, formats):
     if not any(kind in SPARSE for kind in formats):
         return
     # Zeros, and so sparse storage, come in training.
-    found = [f for f in sparse_tflite.lint(model) if f.rule not in ("zeros", "storage")]
+    found = [f for f in sparse_file.lint(model) if f.rule not in ("zeros", "storage")]
     if found:
         raise ConfigError(
             "export.formats: expected a network for XNNPACK's sparse path, such as the builder "
