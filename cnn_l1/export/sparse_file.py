@@ -14,8 +14,10 @@ import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from cnn_l1.config.formats import Format
 from cnn_l1.export.conversion import convert_model, strip_names
 from cnn_l1.export.copying import plain_copy
+from cnn_l1.export.formats import Inputs
 from cnn_l1.export.sparse_rules import Finding, count_zeros, find, stored_kernels
 from cnn_l1.process.silence import silenced
 from cnn_l1.tflite.file import ExportError
@@ -110,6 +112,11 @@ def export_sparse_tflite(
         weights=weights,
         max_difference=difference,
     )
+
+
+def write_sparse(model: keras.Model, path: pathlib.Path, form: Format, inputs: Inputs) -> None:
+    """Write a run's sparse file: see `export_sparse_tflite`."""
+    export_sparse_tflite(model, path, form.kind, inputs.images)
 
 
 def _check_weights(name: str, content: bytes, dense: bytes) -> None:
