@@ -280,7 +280,7 @@ def main():
 
     import numpy as np
 
-    from cnn_l1.export import sparse_tflite, tflite
+    from cnn_l1.export import sparse_rules, tflite
 
     findings, bytes_of = {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -296,7 +296,7 @@ def main():
                 target = pathlib.Path(folder, f"{file}.{'sparse' if sparse else 'dense'}.tflite")
                 target.write_bytes(content)
                 bytes_of[name, sparse] = len(content)
-            findings[name] = sorted({f.rule for f in sparse_tflite.lint(content)})
+            findings[name] = sorted({f.rule for f in sparse_rules.find(content)})
             images = np.random.default_rng(1).uniform(0, 255, (4, *model.input.shape[1:]))
             # Smooth pictures: of plain noise, means over the picture are all alike.
             images = images.mean((1, 2), keepdims=True) * 1.5 + 0.5 * images - 100

@@ -1,10 +1,11 @@
 """Every setting, its default and its rule. Nothing here imports TensorFlow."""
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import pydantic
 from pydantic import Field
 
+from cnn_l1.config.formats import NAMES, chosen
 from cnn_l1.config.model_settings import ModelConfig
 from cnn_l1.config.section import COUNT, POSITIVE, Section
 from cnn_l1.config.sweep_settings import SweepConfig
@@ -17,6 +18,11 @@ from cnn_l1.config.training_settings import (
     ThresholdingConfig,
     TrainingConfig,
 )
+
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[NAMES]
 
 
 class AugmentationConfig(Section):
@@ -67,21 +73,7 @@ class DataConfig(Section):
 class ExportConfig(Section):
     """Which files are written; `model.keras` always is."""
 
-    formats: tuple[
-        Literal[
-            "saved_model",
-            "float32",
-            "float16",
-            "dynamic_int8",
-            "int8",
-            "int16x8",
-            "sparse_float32",
-            "sparse_float16",
-            "onnx",
-            "c",
-        ],
-        ...,
-    ] = ("saved_model", "float32", "int8")
+    formats: tuple[FormatName, ...] = ("saved_model", "float32", "int8")
     """TFLite files by their numbers; `c` is a C array of the int8 file, else of the float32.
     `sparse_*` store zeros as sparse tensors, for XNNPACK on ARM, where that is right."""
     encode_zeros: bool = False
@@ -97,9 +89,10 @@ class ExportConfig(Section):
     """Training examples that set the int8 and int16 ranges."""
 
     @pydantic.model_validator(mode="after")
-    def _c_is_of_a_file(self) -> Self:
-        if "c" in self.formats and not {"int8", "float32"} & set(self.formats):
-            raise ValueError("format c needs int8 or float32 beside it")
+    def _sources_are_chosen(self) -> Self:
+        for one in chosen(self.formats):
+            if one.made_of and not set(one.made_of) & set(self.formats):
+                raise ValueError(f"format {one.name} needs {' or '.join(one.made_of)} beside it")
         return self
 
 

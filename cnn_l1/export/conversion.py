@@ -21,12 +21,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from cnn_l1.config.formats import FORMATS
 from cnn_l1.export.copying import copy_with_safe_names
 from cnn_l1.graph.reading import as_functional, input_name
 from cnn_l1.process.silence import silenced
 from cnn_l1.tflite.file import ExportError, pack, parse
 
-CALIBRATED = ("int8", "int16x8")
+CALIBRATED = tuple(one.kind for one in FORMATS if one.calibrated)
 TIMEOUT_SECONDS = 1800
 # Calibrated ranges far beyond a sensor's overflow in the converter.
 LARGE = 1e6

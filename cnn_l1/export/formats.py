@@ -1,51 +1,55 @@
-"""What each export format needs, and whether a network can have it: known before training."""
+"""Write one exported file in any format, and try formats on an untrained network.
 
-import importlib.util
+The formats are in `cnn_l1.config.formats`.
+"""
+
+import dataclasses
 import pathlib
 import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 
-from cnn_l1.config.loading import Config, ConfigError
+from cnn_l1.config.formats import chosen, format_of
+from cnn_l1.config.loading import Config
+from cnn_l1.export.copying import plain_copy
+from cnn_l1.process.failures import is_of_the_disk, reason_of
+from cnn_l1.shrink import fold
 
-# Formats that store zeros as sparse tensors, and what they compute in.
-SPARSE = {"sparse_float32": "float32", "sparse_float16": "float16"}
 SPARSE_IMAGES = 8  # on which a sparse file must equal the dense one
 TRIED_IMAGES = 8  # that calibrate a trial
-# Whose operators all compute in integers.
-ALL_INTEGER = ("int8", "int16x8")
 
 
-def check_packages(config: Config) -> None:
-    """Raise `ConfigError` where a package is missing that the config asks for.
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a writer may need besides the model.
 
-    Imports none of them, and no TensorFlow.
+    Attributes:
+        samples: Training examples that calibrate the formats that need them, or `None`.
+        images: Examples on which a sparse file must equal the dense one, or `None`.
+        io_type: Type of the inputs and outputs of an int8 file.
     """
-    if "onnx" in config.export.formats:
-        missing = [n for n in ("onnx", "tf2onnx", "onnxruntime") if not _is_installed(n)]
-        if missing:
-            raise ConfigError(
-                "export.formats: expected the packages of format onnx to be installed "
-                f"(pip install 'cnn_l1[onnx]'). Received: no {', no '.join(missing)}"
-            )
-    if (config.measure.ram or config.measure.micro_examples) and not _is_installed("tflite_micro"):
-        setting = "ram" if config.measure.ram else "micro_examples"
-        raise ConfigError(
-            f"measure.{setting}: expected tflite-micro to be installed, of which there are "
-            "packages for Linux on x86-64. Received: no such package"
-        )
+
+    samples: Any = None
+    images: Any = None
+    io_type: str = "int8"
 
 
-def _is_installed(name):
-    return importlib.util.find_spec(name) is not None
-
-
-def write_format(model, kind, path, config, samples=None, images=None):
+def write_format(
+    model: keras.Model,
+    kind: str,
+    path: pathlib.Path,
+    config: Config,
+    samples: Any = None,
+    images: Any = None,
+) -> None:
     """Write one exported file.
 
     Args:
         model: A plain `keras.Model`.
-        kind: One of `export.formats`, but `c`.
+        kind: One of `export.formats` that is made of the model: not `c`.
         path: Where to.
         config: The `Config`.
         samples: Training examples that calibrate the formats that need them.
@@ -54,28 +58,11 @@ def write_format(model, kind, path, config, samples=None, images=None):
     Raises:
         ExportError: If the format cannot hold the network.
     """
-    from cnn_l1.export import sparse_tflite, tflite
-    from cnn_l1.tflite.file import ExportError, float_operators
-
-    if kind == "saved_model":
-        tflite.export_saved_model(model, path)
-    elif kind == "onnx":
-        tflite.export_onnx(model, path)
-    elif kind in SPARSE:
-        sparse_tflite.export_sparse_tflite(model, path, SPARSE[kind], images)
-    else:
-        given = samples if kind in tflite.CALIBRATED else None
-        tflite.export_tflite(model, path, given, kind, config.export.io_type)
-        floats = float_operators(path.read_bytes()) if kind in ALL_INTEGER else ()
-        if floats:
-            raise ExportError(
-                f"{path.name}: expected every operator in integers. Received: "
-                f"{', '.join(floats)} in float, which has no integer form in this format. Take "
-                "another activation, or the formats float32, float16 or dynamic_int8"
-            )
+    form = format_of(kind)
+    form.write(model, path, form, Inputs(samples, images, config.export.io_type))
 
 
-def try_formats(model, config, samples):
+def try_formats(model: keras.Model, config: Config, samples: Any) -> dict[str, str]:
     """Which configured files the converter does not make, tried on the untrained network.
 
     Formats whose files depend on trained weights are not tried, nor SavedModels, which
@@ -89,22 +76,18 @@ def try_formats(model, config, samples):
     Returns:
         `{file name: reason}`; empty where all can be written.
     """
-    from cnn_l1.export import tflite
-    from cnn_l1.process.failures import is_of_the_disk, reason_of
-    from cnn_l1.shrink import fold
-
     found: dict[str, str] = {}
-    tried = [k for k in config.export.formats if k in tflite.KINDS or k == "onnx"]
+    tried = [one for one in chosen(config.export.formats) if one.tried]
     if not tried:
         return found
-    plain = tflite.plain_copy(model)
+    plain = plain_copy(model)
     if config.export.fold_batch_norm:
         plain = fold.fold_batch_norm(plain)
     with tempfile.TemporaryDirectory() as folder:
-        for kind in tried:
-            path = pathlib.Path(folder) / tflite.file_name(kind)
+        for one in tried:
+            path = pathlib.Path(folder) / one.file_name
             try:
-                write_format(plain, kind, path, config, samples[:TRIED_IMAGES])
+                write_format(plain, one.name, path, config, samples[:TRIED_IMAGES])
             except Exception as error:
                 if is_of_the_disk(error):
                     raise
@@ -112,14 +95,14 @@ def try_formats(model, config, samples):
     return found
 
 
-def print_refused(refused):
+def print_refused(refused: Mapping[str, str]) -> None:
     """Print what cannot be written, a line a file."""
     for name, reason in refused.items():
         told = reason.removeprefix(f"{pathlib.PurePath(name).name}: ")
         print(f"Not written: {name}: {told}")
 
 
-def made_up_samples(input_shape, count=TRIED_IMAGES):
+def made_up_samples(input_shape: Sequence[int], count: int = TRIED_IMAGES) -> np.ndarray:
     """Inputs in the range of a data set that is not read: pixels, or standard features."""
     random = np.random.default_rng(0)
     if len(input_shape) == 3:

@@ -8,8 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from cnn_l1.config.formats import Format
 from cnn_l1.export.conversion import input_names, output_names
 from cnn_l1.export.copying import copy_with_safe_names, plain_copy
+from cnn_l1.export.formats import Inputs
 from cnn_l1.export.proof import failure_of, invented_examples
 from cnn_l1.graph.reading import as_functional
 from cnn_l1.process.silence import silenced
@@ -70,6 +72,11 @@ def export_onnx(
     from cnn_l1.export.tflite import write_whole
 
     write_whole(path, content)
+
+
+def write_onnx(model: keras.Model, path: pathlib.Path, form: Format, inputs: Inputs) -> None:
+    """Write a run's ONNX file: see `export_onnx`."""
+    export_onnx(model, path)
 
 
 def _convert(model: keras.Model, path: pathlib.Path) -> dict[str, np.ndarray]:

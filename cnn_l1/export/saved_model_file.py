@@ -10,9 +10,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from cnn_l1.config.formats import Format
 from cnn_l1.export.calibration import input_specs
 from cnn_l1.export.conversion import identifier
 from cnn_l1.export.copying import copy_with_safe_names
+from cnn_l1.export.formats import Inputs
 from cnn_l1.export.proof import failure_of, invented_examples
 from cnn_l1.graph.reading import as_functional
 from cnn_l1.process.silence import silenced
@@ -70,6 +72,11 @@ def export_saved_model(model: keras.Model, path: str | os.PathLike, *, check: bo
             raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_saved_model(model: keras.Model, path: pathlib.Path, form: Format, inputs: Inputs) -> None:
+    """Write a run's SavedModel: see `export_saved_model`."""
+    export_saved_model(model, path)
 
 
 def _write(model: keras.Model, folder: pathlib.Path) -> None:

@@ -6,27 +6,47 @@ from typing import Any
 
 import keras
 
+from cnn_l1.config.formats import FORMATS, WRITE_TFLITE, Format, format_of
 from cnn_l1.export.calibration import read_examples
 from cnn_l1.export.conversion import CALIBRATED, convert_model, strip_names
 from cnn_l1.export.copying import copy_for_file, plain_copy
+from cnn_l1.export.formats import Inputs
 from cnn_l1.export.onnx_file import export_onnx  # noqa: F401
 from cnn_l1.export.proof import prove_tflite
 from cnn_l1.export.saved_model_file import export_saved_model  # noqa: F401
 from cnn_l1.export.stored_zeros import check_tflite, file_layouts, lost_zeros  # noqa: F401
-from cnn_l1.tflite.file import ExportError, TFLiteFile, read_tflite  # noqa: F401
+from cnn_l1.tflite.file import ExportError, TFLiteFile, float_operators, read_tflite  # noqa: F401
 
-KINDS = ("float32", "float16", "dynamic_int8", "int8", "int16x8")
+# The kinds of TFLite files that `export_tflite` writes.
+KINDS = tuple(one.kind for one in FORMATS if one.writer == WRITE_TFLITE)
 
 
-def export_keras(model, path):
+def export_keras(model: keras.Model, path: str | os.PathLike, *_: Any) -> None:
     """Write a plain `.keras` file, in Keras' own format."""
     model.save(path)
 
 
-def file_name(kind):
-    """The name of a format's file in a run's folder."""
-    names = {"saved_model": "saved_model", "onnx": "model.onnx", "keras": "model.keras"}
-    return names.get(kind, f"model_{kind}.tflite")
+def file_name(kind: str) -> str:
+    """The name of a format's file in a run's folder, e.g. `model_int8.tflite` of `int8`."""
+    return format_of(kind).file_name
+
+
+def write_tflite(model: keras.Model, path: pathlib.Path, form: Format, inputs: Inputs) -> None:
+    """Write a run's TFLite file: the writer of the formats that the converter makes.
+
+    Raises:
+        ExportError: If the model cannot be converted, or if a format of integers leaves an
+            operator in float.
+    """
+    given = inputs.samples if form.calibrated else None
+    export_tflite(model, path, given, form.kind, inputs.io_type)
+    floats = float_operators(path.read_bytes()) if form.integers_only else ()
+    if floats:
+        raise ExportError(
+            f"{path.name}: expected every operator in integers. Received: "
+            f"{', '.join(floats)} in float, which has no integer form in this format. Take "
+            "another activation, or the formats float32, float16 or dynamic_int8"
+        )
 
 
 def export_tflite(

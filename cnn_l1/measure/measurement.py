@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cnn_l1.config.formats import measuring_function
 from cnn_l1.measure.scores import (
     above,
     automatic,
@@ -179,20 +180,7 @@ def measure_file(path, batches, reference, decide=None):
     Args:
         path: A `.tflite`, `.keras`, `.h5` or `.onnx` file, or the folder of a SavedModel.
     """
-    path = pathlib.Path(path)
-    by_suffix = {
-        ".tflite": measure_tflite,
-        ".keras": measure_keras,
-        ".h5": measure_keras,
-        ".onnx": measure_onnx,
-    }
-    measure = by_suffix.get(path.suffix, measure_saved_model)
-    if measure is measure_saved_model and not path.is_dir():
-        raise ValueError(
-            "`path` must be a .tflite, .keras, .h5 or .onnx file, or the folder of a SavedModel. "
-            f"Received: {path}"
-        )
-    return measure(path, batches, reference, decide)
+    return measuring_function(path)(pathlib.Path(path), batches, reference, decide)
 
 
 # ONNX Runtime's names of types that NumPy calls otherwise.

@@ -7,18 +7,16 @@ import contextlib
 import dataclasses
 
 from cnn_l1.config import loading as configs
+from cnn_l1.config.formats import FORMATS, chosen, format_of, format_of_file, source_of
 from cnn_l1.config.loading import ConfigError
-from cnn_l1.export import firmware, sparse_tflite, tflite
-from cnn_l1.export.formats import SPARSE, SPARSE_IMAGES, print_refused, write_format
+from cnn_l1.export import sparse_file, tflite
+from cnn_l1.export.formats import SPARSE_IMAGES, print_refused, write_format
 from cnn_l1.graph import macs
 from cnn_l1.measure import measurement, on_micro
 from cnn_l1.process.failures import is_of_the_disk, reason_of, remove
 from cnn_l1.runs.folders import UNFOLDED
 from cnn_l1.shrink import fold
 from cnn_l1.tflite import encoding, metadata, micro
-
-# What TFLite Micro has kernels for.
-MICRO_KINDS = ("float32", "int8", "int16x8")
 
 
 def check_formats(model, formats):
@@ -28,10 +26,10 @@ def check_formats(model, formats):
         model: The Keras model before training.
         formats: `export.formats`.
     """
-    if not any(kind in SPARSE for kind in formats):
+    if not any(one.sparse for one in chosen(formats)):
         return
     # Zeros, and so sparse storage, come in training.
-    found = [f for f in sparse_tflite.lint(model) if f.rule not in ("zeros", "storage")]
+    found = [f for f in sparse_file.lint(model) if f.rule not in ("zeros", "storage")]
     if found:
         raise ConfigError(
             "export.formats: expected a network for XNNPACK's sparse path, such as the builder "
@@ -65,16 +63,17 @@ def export_files(model, folder, config, dataset, prefix=""):
     files = {f"{prefix}model.keras": folder / "model.keras"}
     refused: dict[str, str] = {}
     samples = None
-    if set(tflite.CALIBRATED) & set(settings.formats):
+    formats = chosen(settings.formats)
+    if any(one.calibrated for one in formats):
         samples = dataset.train.sample(settings.calibration_images)
-    for kind in settings.formats:
-        if kind == "c":
+    for one in formats:
+        if one.made_of:
             continue
-        name = tflite.file_name(kind)
+        name = one.file_name
         path = folder / name
-        images = dataset.validation.sample(SPARSE_IMAGES) if kind in SPARSE else None
+        images = dataset.validation.sample(SPARSE_IMAGES) if one.sparse else None
         try:
-            write_format(model, kind, path, config, samples, images)
+            write_format(model, one.name, path, config, samples, images)
             if settings.metadata and path.suffix == ".tflite":
                 describe_file(path, config, dataset.about)
         except Exception as error:
@@ -84,15 +83,15 @@ def export_files(model, folder, config, dataset, prefix=""):
             refused[prefix + name] = reason_of(error)
         else:
             files[prefix + name] = path
-    if "c" in settings.formats:
-        source = f"model_{'int8' if 'int8' in settings.formats else 'float32'}"
-        header = f"{prefix}{source}.h"
-        if f"{prefix}{source}.tflite" in refused:
-            refused[header] = f"it is made of {source}.tflite, which is not written"
+    for one in (one for one in formats if one.made_of):
+        path = folder / source_of(one, settings.formats).file_name
+        target = path.with_suffix(one.suffixes[0])
+        header = f"{prefix}{target.name}"
+        if f"{prefix}{path.name}" in refused:
+            refused[header] = f"it is made of {path.name}, which is not written"
         else:
-            path = folder / f"{source}.tflite"
             try:
-                firmware.write_c_source(path, path.with_suffix(".h"))
+                one.write(path, target)
             except Exception as error:
                 remove_source(path)
                 if is_of_the_disk(error):
@@ -104,7 +103,7 @@ def export_files(model, folder, config, dataset, prefix=""):
 
 def remove_source(path):
     """Remove the C source of a file, if there is one."""
-    for suffix in (".h", ".cc"):
+    for suffix in (suffix for one in FORMATS for suffix in one.suffixes):
         remove(path.with_suffix(suffix))
 
 
@@ -122,10 +121,11 @@ def remove_wrong(files, failed, refused):
         path, reason = files.pop(name), failed.pop(name)
         remove(path)
         refused[name] = reason
-        header = path.with_suffix(".h")
-        if header.is_file() and path.suffix == ".tflite":
-            remove_source(path)
-            refused[name.replace(path.name, header.name)] = f"it is made of {path.name}"
+        for one in (one for one in FORMATS if one.made_of):
+            made = path.with_suffix(one.suffixes[0])
+            if made.is_file() and any(path.name == format_of(n).file_name for n in one.made_of):
+                remove_source(path)
+                refused[name.replace(path.name, made.name)] = f"it is made of {path.name}"
         print_refused({name: reason})
 
 
@@ -233,7 +233,8 @@ def encode_files(files, settings, failed=None):
     """
     written = {}
     for name, path in files.items() if settings.encode_zeros else ():
-        if path.stem not in ("model_int8", "model_float32"):
+        form = format_of_file(path)
+        if form is None or not form.encoded:
             continue
         target = path.with_name(f"{path.stem}_encoded.tflite")
         encoded = name.replace(path.name, target.name)
@@ -263,10 +264,10 @@ def measure_on_micro(files, examples, task, config, failed=None):
         return facts
     inputs, targets = examples.sample(count), examples.targets[:count]
     for name, path in files.items():
-        stem = path.stem.removesuffix("_encoded")
-        if path.suffix != ".tflite" or stem.removeprefix("model_") not in MICRO_KINDS:
+        plain = path.with_stem(path.stem.removesuffix("_encoded"))
+        form = format_of_file(plain)
+        if form is None or "tflite_micro" not in form.runtimes:
             continue
-        plain = path.with_name(f"{stem}.tflite")
         with _told(failed, f"{name}: TFLite Micro", say=True):
             facts[name] = on_micro.measure_micro(path, inputs, targets, task.decide, plain)
     return facts

@@ -20,6 +20,7 @@ import tensorflow as tf
 import yaml
 
 from cnn_l1.config import loading as configs
+from cnn_l1.config.formats import chosen, source_of
 from cnn_l1.config.loading import Config, ConfigError
 from cnn_l1.data import sets, tasks
 from cnn_l1.data.splits import Split
@@ -143,17 +144,17 @@ def check_formats(
     prefixes |= {"", "dense/"} if config.baseline else {""}
     found = []
     for prefix in sorted(prefixes):
-        for kind in ("keras", *config.export.formats):
-            if kind == "c":
-                made_of = export.file_name("int8" if "int8" in config.export.formats else "float32")
-                names = [prefix + made_of.replace(".tflite", suffix) for suffix in (".h", ".cc")]
+        for one in chosen(("keras", *config.export.formats)):
+            if one.made_of:
+                source = pathlib.Path(source_of(one, config.export.formats).file_name)
+                names = [f"{prefix}{source.with_suffix(suffix)}" for suffix in one.suffixes]
                 found += [
-                    f"{name}: expected a file, for format c. Received: nothing there"
+                    f"{name}: expected a file, for format {one.name}. Received: nothing there"
                     for name in names
                     if not (folder / name).is_file() and names[0] not in refused
                 ]
             else:
-                name = prefix + export.file_name(kind)
+                name = prefix + one.file_name
                 if name not in files and name not in refused:
                     found.append(f"report.json: expected figures of {name}. Received: none")
     return found

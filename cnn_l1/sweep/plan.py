@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cnn_l1.config.loading import Config, ConfigError, with_settings
-from cnn_l1.export import formats
+from cnn_l1.config.packages import check_packages
 from cnn_l1.sweep.engines import Job
 from cnn_l1.sweep.strengths import spaced, with_strength
 from cnn_l1.train.dense_baseline import dense_baseline
@@ -41,7 +41,7 @@ def check(config: Config, address: str | None = None) -> None:
             f"sweep.file: expected a file that export.formats writes ({', '.join(sorted(written))})"
             f". Received: {settings.file!r}"
         )
-    formats.check_packages(config)
+    check_packages(config)
     budget = settings.budget
     micro = counted_file(config).endswith(".tflite")
     if budget is not None and not micro and (budget.max_latency_ms or budget.max_ram_bytes):

@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from cnn_l1.config.loading import ConfigError
-from cnn_l1.export import formats
+from cnn_l1.config.packages import check_packages
 from cnn_l1.process.failures import known_failure
 from cnn_l1.process.interrupt import stoppable
 from cnn_l1.process.silence import import_tensorflow
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     try:
         config, output = read_flags(flags)
-        formats.check_packages(config)
+        check_packages(config)
         if not flags.dry_run:
             check_output(output, flags.overwrite)
         with stoppable():

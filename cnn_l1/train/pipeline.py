@@ -15,6 +15,7 @@ import keras
 
 from cnn_l1.config import loading as configs
 from cnn_l1.config.loading import Config
+from cnn_l1.config.packages import check_packages
 from cnn_l1.data import sets, tasks
 from cnn_l1.data.augmentation import with_augmentation
 from cnn_l1.export import formats, tflite
@@ -71,7 +72,7 @@ def run(
     """
     start = time.monotonic()
     error: Exception | None = None
-    formats.check_packages(config)
+    check_packages(config)
     processor.warn_of_slow_bfloat16(config.model.dtype_policy)
     with during(OUTPUT), run_folder(output, overwrite) as folder:
         with during(f"data set {config.data.name!r}"):

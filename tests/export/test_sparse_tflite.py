@@ -13,7 +13,7 @@ from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
 from cnn_l1.config import loading as configs
-from cnn_l1.export import sparse_tflite, tflite
+from cnn_l1.export import sparse_file, sparse_rules, sparse_tflite, tflite
 from cnn_l1.models import builders
 from cnn_l1.process import silence
 from cnn_l1.tflite import file as tflite_file
@@ -86,7 +86,7 @@ def compliant():
 
 
 def rules(content):
-    return sorted({finding.rule for finding in sparse_tflite.lint(content)})
+    return sorted({finding.rule for finding in sparse_file.lint(content)})
 
 
 # --- the rules, each broken alone -----------------------------------------------------
@@ -128,7 +128,7 @@ BROKEN = {
 )
 def test_networks_that_break_one_rule(case):
     rule, received, make = BROKEN[case]
-    findings = sparse_tflite.lint(convert(make()))
+    findings = sparse_file.lint(convert(make()))
     found = {finding.rule for finding in findings}
     if case == "global max-pooling":
         found -= {"pooling", "output"}  # its lack of an average follows
@@ -263,7 +263,7 @@ EDITS = {
 @pytest.mark.parametrize("case", EDITS)
 def test_files_that_break_one_rule(case, compliant):
     rule, received, edit = EDITS[case]
-    findings = sparse_tflite.lint(edited(compliant, edit))
+    findings = sparse_file.lint(edited(compliant, edit))
     found = {finding.rule for finding in findings}
     if case == "depthwise, stride 3":
         found -= {"padding"}  # SAME is judged with its stride
@@ -275,7 +275,7 @@ def test_files_that_break_one_rule(case, compliant):
 def test_1x1_convolution_after_the_pooling():
     """Such a file loads here, and on ARM it does not."""
     end = [layers.GlobalAveragePooling2D(keepdims=True), layers.Conv2D(4, 1), layers.Flatten()]
-    (finding,) = sparse_tflite.lint(convert(network(end=end)))
+    (finding,) = sparse_file.lint(convert(network(end=end)))
     assert (finding.rule, finding.received) == ("behind", "CONV_2D")
 
 
@@ -286,7 +286,7 @@ def test_editing_by_itself_breaks_nothing(compliant):
 @pytest.mark.slow
 def test_adds_of_other_shapes_and_of_constants():
     model = network([layers.Rescaling(1.0, offset=0.5)])
-    findings = sparse_tflite.lint(convert(model))
+    findings = sparse_file.lint(convert(model))
     assert [f.rule for f in findings] == ["add"]
     assert "a constant" in findings[0].received
 
@@ -308,7 +308,7 @@ def test_without_pointwise_convolutions():
     inputs = x = keras.Input((16, 16, 3))
     for layer in [layers.ZeroPadding2D(1), layers.Conv2D(8, 3, strides=2), *ending()]:
         x = layer(x)
-    (finding,) = sparse_tflite.lint(convert(zero_part(keras.Model(inputs, x))))
+    (finding,) = sparse_file.lint(convert(zero_part(keras.Model(inputs, x))))
     assert (finding.rule, finding.received) == ("zeros", "none")
 
 
@@ -318,7 +318,7 @@ def test_dense_layers_count_among_the_zeros():
     assert rules(convert(model)) == []
     for layer in model.layers[-2:]:
         layer.kernel.assign(np.random.default_rng(0).normal(0, 0.2, layer.kernel.shape))
-    (finding,) = sparse_tflite.lint(convert(model))
+    (finding,) = sparse_file.lint(convert(model))
     assert finding.rule == "zeros"
     assert "dense layers" in finding.where
 
@@ -338,32 +338,32 @@ def test_quantized_files_are_found(kind, tmp_path):
     images = np.random.default_rng(0).uniform(0, 255, (4, 16, 16, 3)).astype("float32")
     calibration = images if kind == "int8" else None
     tflite.export_tflite(model, tmp_path / "a.tflite", calibration, kind=kind, strip=False)
-    findings = sparse_tflite.lint((tmp_path / "a.tflite").read_bytes())
+    findings = sparse_file.lint((tmp_path / "a.tflite").read_bytes())
     assert "INT8" in next(f.received for f in findings if f.rule == "type")
 
 
 def test_every_finding_has_a_source():
-    for rule, source in sparse_tflite.RULES.items():
-        finding = sparse_tflite.Finding(rule, "a", "b", "c")
+    for rule, source in sparse_rules.RULES.items():
+        finding = sparse_rules.Finding(rule, "a", "b", "c")
         assert finding.source == source
         assert str(finding).startswith("a: expected b. Received: c (")
     tried = {case[0] for case in (*BROKEN.values(), *EDITS.values())}
-    assert tried | {"add", "storage"} == set(sparse_tflite.RULES)
+    assert tried | {"add", "storage"} == set(sparse_rules.RULES)
 
 
 @pytest.mark.slow
 def test_names_of_operators_are_given():
     model = network([layers.MaxPooling2D(2, name="squeeze")])
-    (finding,) = sparse_tflite.lint(model)  # of a Keras model: of its sparse float32 file
+    (finding,) = sparse_file.lint(model)  # of a Keras model: of its sparse float32 file
     assert finding.where.startswith("MAX_POOL_2D (operator ")
     assert "squeeze" in finding.where
-    assert finding.source == sparse_tflite.CHECK
+    assert finding.source == sparse_rules.CHECK
 
 
 @pytest.mark.parametrize("content", [b"", b"no model at all", bytes(100)])
 def test_not_a_tflite_file(content):
     with pytest.raises(ValueError, match="`model` must be the bytes of a TFLite file"):
-        sparse_tflite.lint(content)
+        sparse_file.lint(content)
 
 
 # --- files that are written -----------------------------------------------------------
@@ -390,9 +390,9 @@ def run(content, images):
 @pytest.mark.parametrize("kind", ["float32", "float16"])
 def test_export(kind, tmp_path):
     model, path = rich_network(), tmp_path / "sparse.tflite"
-    written = sparse_tflite.export_sparse_tflite(model, path, kind)
+    written = sparse_file.export_sparse_tflite(model, path, kind)
     content = path.read_bytes()
-    assert sparse_tflite.lint(content) == []
+    assert sparse_file.lint(content) == []
     dense = tflite.strip_names(convert(model, kind=kind, sparse=False))
     assert written.bytes == len(content)
     assert written.dense_bytes == len(dense)
@@ -416,14 +416,14 @@ def test_export(kind, tmp_path):
 @pytest.mark.slow
 def test_sparse_pays_in_bytes_at_many_zeros(tmp_path):
     middle = [layers.Conv2D(96, 1), layers.Conv2D(96, 1)]
-    written = sparse_tflite.export_sparse_tflite(network(middle, part=0.9), tmp_path / "a.tflite")
+    written = sparse_file.export_sparse_tflite(network(middle, part=0.9), tmp_path / "a.tflite")
     assert written.bytes < 0.6 * written.dense_bytes
 
 
 @pytest.mark.parametrize("kind", ["int8", "dynamic_int8", "int16x8"])
 def test_refused_kinds(kind, tmp_path):
     with pytest.raises(ValueError, match="does not load sparse int8") as caught:
-        sparse_tflite.export_sparse_tflite(network(), tmp_path / "a.tflite", kind)
+        sparse_file.export_sparse_tflite(network(), tmp_path / "a.tflite", kind)
     assert f"Received: kind={kind!r}" in str(caught.value)
 
 
@@ -431,7 +431,7 @@ def test_refused_kinds(kind, tmp_path):
 def test_export_refuses_what_the_linter_finds(tmp_path):
     model = network([layers.MaxPooling2D(2), layers.MaxPooling2D(2)])
     with pytest.raises(tflite.ExportError, match="expected a network for XNNPACK") as caught:
-        sparse_tflite.export_sparse_tflite(model, tmp_path / "a.tflite")
+        sparse_file.export_sparse_tflite(model, tmp_path / "a.tflite")
     assert str(caught.value).count("MAX_POOL_2D (operator") == 2
     assert list(tmp_path.iterdir()) == []
 
@@ -442,7 +442,7 @@ def test_export_refuses_a_network_whose_outputs_do_not_move(tmp_path):
     model.layers[-1].kernel.assign(np.zeros(model.layers[-1].kernel.shape))
     model.layers[-1].bias.assign(np.ones(4))
     with pytest.raises(tflite.ExportError, match="outputs that depend on the input"):
-        sparse_tflite.export_sparse_tflite(model, tmp_path / "a.tflite")
+        sparse_file.export_sparse_tflite(model, tmp_path / "a.tflite")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -458,12 +458,12 @@ def test_export_refuses_a_file_that_is_not_the_network(compliant):
         buffer.data = np.frombuffer(values.tobytes(), "uint8")
 
     wrong = edited(compliant, edit)
-    sparse_tflite._check_weights("a", compliant, compliant)
+    sparse_file._check_weights("a", compliant, compliant)
     with pytest.raises(tflite.ExportError, match="decode to the dense file's"):
-        sparse_tflite._check_weights("a", wrong, compliant)
-    assert sparse_tflite._check_outputs("a", compliant, compliant, None) == 0.0
+        sparse_file._check_weights("a", wrong, compliant)
+    assert sparse_file._check_outputs("a", compliant, compliant, None) == 0.0
     with pytest.raises(tflite.ExportError, match="expected the dense file's outputs"):
-        sparse_tflite._check_outputs("a", wrong, compliant, None)
+        sparse_file._check_outputs("a", wrong, compliant, None)
 
 
 # --- the encoding ---------------------------------------------------------------------
@@ -517,14 +517,14 @@ def pointwise(size=(16, 16, 3), **settings):
 @pytest.mark.slow
 def test_the_builder_satisfies_every_rule(tmp_path):
     model = zero_part(pointwise(halvings=1))
-    written = sparse_tflite.export_sparse_tflite(model, tmp_path / "a.tflite")
+    written = sparse_file.export_sparse_tflite(model, tmp_path / "a.tflite")
     assert written.zeros > 2 / 3 * written.weights
 
 
 @pytest.mark.slow
 def test_the_builder_without_adds_satisfies_every_rule():
     model = zero_part(pointwise(residual=False, halvings=1, repeats=1))
-    assert sparse_tflite.lint(model) == []
+    assert sparse_file.lint(model) == []
 
 
 # --- the command ----------------------------------------------------------------------

@@ -21,6 +21,7 @@ from cnn_l1.export import tflite
 from cnn_l1.models import builders
 from cnn_l1.sparsity import counting
 from cnn_l1.tflite import encoding, micro
+from cnn_l1.tflite.encoding import assembly, bits, planning, whole_file
 
 SHAPE = (8, 8, 2)
 
@@ -196,16 +197,16 @@ def outputs(content, tmp_path, alternate_bytes=0, examples=4):
 def rewrite(content, change):
     """A file with its tables changed and no checksum."""
     root = parse(content)
-    root.metadata = [entry for entry in root.metadata if entry.name != encoding.CHECKSUM]
+    root.metadata = [entry for entry in root.metadata if entry.name != whole_file.CHECKSUM]
     change(root)
-    return encoding._pack(root)
+    return whole_file.pack_sealed(root)
 
 
 def decodes(root):
     return [
         operator
         for code, operator in zip(codes(root), root.subgraphs[0].operators, strict=True)
-        if code.customCode == encoding.OPERATOR
+        if code.customCode == bits.OPERATOR
     ]
 
 
@@ -262,8 +263,8 @@ def test_lenet5_int8_at_90_percent_is_a_third(tmp_path):
 
 def test_layout_by_hand():
     words = np.array([0, 5, 0, 0, 7, 0, 0, 0, 0, 9], "<u2")
-    bits, values = encoding._pack_zeros(words, np.zeros(10, "<u2"))
-    assert bits == bytes([0b01001000, 0b01000000])
+    stored, values = bits.pack_zeros(words, np.zeros(10, "<u2"))
+    assert stored == bytes([0b01001000, 0b01000000])
     assert values == bytes([2, 1, 0, 0, 1] + [0] * 11) + bytes([5, 0, 7, 0, 9, 0])
 
 
@@ -274,20 +275,20 @@ def test_layout_with_zero_points_by_hand():
     tensor.quantization.scale = [1.0] * 3
     tensor.quantization.zeroPoint = [0, -3, 4]
     tensor.quantization.quantizedDimension = 1
-    points = encoding._zero_points(tensor)
+    points = bits.zero_points(tensor)
     assert points.view("i1").tolist() == [0, -3, 4, 0, -3, 4]
     words = np.array([0, 0, 4, 1, -3, 4], "i1").view("<u1")
-    bits, values = encoding._pack_zeros(words, points)
-    assert bits == bytes([0b01010000])
+    stored, values = bits.pack_zeros(words, points)
+    assert stored == bytes([0b01010000])
     assert values[16:] == bytes([0, 1])
     tensor.quantization.scale, tensor.quantization.zeroPoint = [1.0] * 2, [-1, 7]
     tensor.quantization.quantizedDimension = 0
-    assert encoding._zero_points(tensor).view("i1").tolist() == [-1, -1, -1, 7, 7, 7]
+    assert bits.zero_points(tensor).view("i1").tolist() == [-1, -1, -1, 7, 7, 7]
     # One zero point stands for every channel, as it does in the runtime.
     tensor.quantization.zeroPoint = [-2]
-    assert encoding._zero_points(tensor).view("i1").tolist() == [-2] * 6
+    assert bits.zero_points(tensor).view("i1").tolist() == [-2] * 6
     tensor.quantization.scale = [1.0]
-    assert encoding._zero_points(tensor).view("i1").tolist() == [-2] * 6
+    assert bits.zero_points(tensor).view("i1").tolist() == [-2] * 6
 
 
 @given(st.data(), st.sampled_from(["<u1", "<u2", "<u4", "<u8"]), st.integers(0, 40))
@@ -295,8 +296,8 @@ def test_unpacking_undoes_packing(draws, words, size):
     few = st.sampled_from([0, 1, 2**7, np.iinfo(words).max])
     values = np.array(draws.draw(st.lists(few, min_size=size, max_size=size)), words)
     points = np.array(draws.draw(st.lists(few, min_size=size, max_size=size)), words)
-    pair = encoding._pack_zeros(values, points)
-    assert encoding._unpack_zeros(*pair, points, "t") == values.tobytes()
+    pair = bits.pack_zeros(values, points)
+    assert bits.unpack_zeros(*pair, points, "t") == values.tobytes()
     others = sum(int(a != b) for a, b in zip(values, points, strict=True))
     assert [len(part) for part in pair] == [(size + 7) // 8, 16 + others * points.itemsize]
 
@@ -351,7 +352,7 @@ def test_each_decode_stands_before_its_reader(name):
     graph = root.subgraphs[0]
     seen = 0
     for place, operator in enumerate(graph.operators):
-        if codes(root)[place].customCode != encoding.OPERATOR:
+        if codes(root)[place].customCode != bits.OPERATOR:
             continue
         assert len(operator.inputs) == 2 * len(operator.outputs)
         assert set(operator.outputs) <= set(graph.operators[place + 1].inputs)
@@ -474,7 +475,7 @@ def tensor_like(kind, shape, scales, points, axis=0):
 )
 def test_quantization_that_the_runtime_does_not_decode(tensor, message):
     with pytest.raises(encoding.EncodeError, match=message):
-        encoding._zero_points(tensor)
+        bits.zero_points(tensor)
 
 
 # --- The choice ----------------------------------------------------------------------
@@ -483,11 +484,11 @@ def test_quantization_that_the_runtime_does_not_decode(tensor, message):
 @pytest.mark.parametrize("name", cases("conv-int8", "dense-half", "depthwise-int8", "shared-int8"))
 def test_the_choice_is_the_smallest_file_of_all(name):
     content = plain(name)
-    root = encoding._read(content)
-    plans, _ = encoding._plan(root, None)
+    root = whole_file.read(content)
+    plans, _ = planning.plan(root, None)
     assert 3 <= len(plans) <= 10
     sizes = {
-        chosen: len(encoding._pack(encoding._assemble(root, plans, frozenset(chosen))))
+        chosen: len(whole_file.pack_sealed(assembly.assemble(root, plans, frozenset(chosen))))
         for count in range(len(plans) + 1)
         for chosen in itertools.combinations(sorted(plans), count)
     }
@@ -530,15 +531,15 @@ def test_a_buffer_is_encoded_for_all_its_tensors_or_none():
     root = parse(result)
     stored = [data(root, t) for t in root.subgraphs[0].tensors if len(t.shape) == 1]
     buffers = [b.data.tobytes() for b in root.buffers if b.data is not None]
-    bits = [s for s in stored if s and len(s) == 16 * 9 * 16 // 8]
-    assert len(bits) == 2
-    assert buffers.count(bits[0]) == 1  # stored once
-    root = encoding._read(rewrite(plain("residual-int8"), differ))
-    plans, _ = encoding._plan(root, None)
+    found = [s for s in stored if s and len(s) == 16 * 9 * 16 // 8]
+    assert len(found) == 2
+    assert buffers.count(found[0]) == 1  # stored once
+    root = whole_file.read(rewrite(plain("residual-int8"), differ))
+    plans, _ = planning.plan(root, None)
     both = frozenset(b for b, ones in plans.items() if len(ones) == 2)
     assert len(both) == 1
-    again = encoding.decode_zeros(encoding._pack(encoding._assemble(root, plans, both)))
-    assert encoding._tree(parse(again)) == encoding._tree(root)
+    again = encoding.decode_zeros(whole_file.pack_sealed(assembly.assemble(root, plans, both)))
+    assert whole_file.tree(parse(again)) == whole_file.tree(root)
     _, report = encoding.encode_zeros(rewrite(plain("residual-int8"), read_otherwise), run=False)
     reasons = [one.reason for one in report.kept if one.bytes == 16 * 9 * 16]
     assert reasons == ["shares its bytes with one kept"]
@@ -577,10 +578,10 @@ def test_a_file_cut_short_is_refused(cut):
 
 def test_a_file_with_any_byte_altered_is_refused():
     content = encoded("conv-int8")[0]
-    name = content.index(encoding.CHECKSUM)
+    name = content.index(whole_file.CHECKSUM)
     random = np.random.default_rng(0)
     for place in random.choice(len(content), 60, replace=False):
-        if name <= place < name + len(encoding.CHECKSUM):
+        if name <= place < name + len(whole_file.CHECKSUM):
             continue  # then it has no checksum, and the rest is as it was
         altered = bytearray(content)
         altered[place] ^= 1 << random.integers(8)
@@ -725,7 +726,7 @@ def test_malformed_encoded_tensors_are_refused(name):
 def test_bits_beyond_the_last_element_are_refused():
     points = np.zeros(10, "<u1")
     with pytest.raises(encoding.EncodeError, match="no bit set beyond its 10 elements"):
-        encoding._unpack_zeros(bytes([0, 0b00100000]), encoding.HEADER + b"\1", points, "t")
+        bits.unpack_zeros(bytes([0, 0b00100000]), bits.HEADER + b"\1", points, "t")
 
 
 def point_too_far(root):
@@ -760,7 +761,7 @@ def test_weights_outside_the_flatbuffer_are_refused():
     root = parse(plain("conv-int8"))
     root.buffers[-1].offset = 1
     with pytest.raises(encoding.EncodeError, match="tensors inside the flatbuffer"):
-        encoding._check_indices(root)
+        whole_file.check_indices(root)
 
 
 def test_an_encoded_file_is_not_encoded_again():
@@ -784,13 +785,13 @@ def test_other_outputs_are_an_error(monkeypatch):
 
 
 def test_a_file_that_does_not_decode_to_what_it_was_is_an_error(monkeypatch):
-    real = encoding._pack_zeros
+    real = bits.pack_zeros
 
     def wrong(words, points):
-        bits, values = real(words, points)
-        return bits, values[:-1] + bytes([values[-1] ^ 1])
+        stored, values = real(words, points)
+        return stored, values[:-1] + bytes([values[-1] ^ 1])
 
-    monkeypatch.setattr(encoding, "_pack_zeros", wrong)
+    monkeypatch.setattr(bits, "pack_zeros", wrong)
     with pytest.raises(encoding.EncodeError, match="decodes to the one that was given"):
         encoding.encode_zeros(plain("dense-int8"), run=False)
 

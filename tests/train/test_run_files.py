@@ -15,7 +15,7 @@ from pipeline_runs import (
 
 from cnn_l1.config import loading as configs
 from cnn_l1.data import sets as data
-from cnn_l1.export import tflite as export
+from cnn_l1.export import saved_model_file
 from cnn_l1.measure import measurement, on_micro
 from cnn_l1.runs import verification
 from cnn_l1.tflite import encoding
@@ -138,7 +138,7 @@ def test_any_error_of_one_file_is_told(config_file, tmp_path, capsys, monkeypatc
         raise IndexError("out of luck")
 
     where = {
-        "export": (export, "export_saved_model"),
+        "export": (saved_model_file, "export_saved_model"),
         "measure": (measurement, "measure_saved_model"),
         "micro": (on_micro, "measure_micro"),
         "encode": (encoding, "encode_zeros"),
