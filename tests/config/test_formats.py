@@ -20,7 +20,7 @@ def test_writers_and_measuring_functions_are_there(one):
 def test_names_and_files_are_different():
     names = [one.name for one in formats.FORMATS]
     assert len(set(names)) == len(names)
-    assert formats.NAMES == tuple(name for name in names if name != "keras")
+    assert tuple(name for name in names if name != "keras") == formats.NAMES
     files = [one.file_name for one in formats.FORMATS if one.file_name]
     assert len(set(files)) == len(files)
 
