@@ -64,3 +64,14 @@ def test_a_command_as_a_module_starts_without_tensorflow():
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.splitlines() == ["2", "[]"]
+
+
+@pytest.mark.parametrize("name", command.COMMANDS)
+def test_help_imports_no_tensorflow(name):
+    code = (
+        "import sys\nfrom cnn_l1 import __main__ as command\n"
+        f"try:\n    command.main([{name!r}, '--help'])\nexcept SystemExit:\n    pass\n"
+        "print([m for m in ('tensorflow', 'keras', 'ai_edge_litert') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

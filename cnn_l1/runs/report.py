@@ -5,9 +5,10 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cnn_l1.sparsity.counting import LayerCount, ModelCount
+if TYPE_CHECKING:  # to write JSON and CSV takes no Keras
+    from cnn_l1.sparsity.counting import LayerCount, ModelCount
 
 
 def write_json(path: pathlib.Path, report: Any) -> None:
@@ -31,7 +32,7 @@ def write_history(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def counts_as_dict(counts: ModelCount) -> dict[str, Any]:
+def counts_as_dict(counts: "ModelCount") -> dict[str, Any]:
     """A `ModelCount` as plain data, totals from counts."""
     return {
         "weights": counts.weights,
@@ -44,7 +45,7 @@ def counts_as_dict(counts: ModelCount) -> dict[str, Any]:
     }
 
 
-def _layer_as_dict(layer: LayerCount) -> dict[str, Any]:
+def _layer_as_dict(layer: "LayerCount") -> dict[str, Any]:
     described = {**dataclasses.asdict(layer), "nonzero": layer.nonzero, "sparsity": layer.sparsity}
     if not layer.frozen:  # a mark where it is due
         described.pop("frozen")
