@@ -8,7 +8,9 @@ import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from cnn_l1.config.formats import measuring_function
 from cnn_l1.measure.scores import (
@@ -189,7 +191,7 @@ ONNX_TYPES = {"float": "float32", "double": "float64"}
 
 def measure_onnx(path, batches, reference, decide=None):
     """Measure an ONNX file in ONNX Runtime, one thread: see `measure_tflite`."""
-    import onnxruntime
+    import onnxruntime  # an optional package, of the extra `onnx`
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -214,8 +216,6 @@ def measure_onnx(path, batches, reference, decide=None):
 
 def measure_keras(path, batches, reference, decide=None):
     """Measure a `.keras` file, loaded anew: see `measure_tflite`."""
-    import keras
-
     model = keras.models.load_model(path)
     dtypes = [tensor.dtype for tensor in getattr(model, "inputs", None) or []]
 
@@ -230,8 +230,6 @@ def measure_keras(path, batches, reference, decide=None):
 
 def measure_saved_model(path, batches, reference, decide=None):
     """Measure a SavedModel by its serving signature: see `measure_tflite`."""
-    import tensorflow as tf
-
     loaded = tf.saved_model.load(str(path))
     if hasattr(loaded, "serve"):
         (structure, *_), _ = loaded.serve.concrete_functions[0].structured_input_signature

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from cnn_l1.tflite.file import operator_name, parse, reads_a_file
 
@@ -73,6 +74,11 @@ def file_macs(content: bytes, shapes: Mapping[int, Sequence[int]] | None = None)
     counter = _Counter(root, dict(shapes or {}))
     total = counter.graph(0) if root.subgraphs else 0
     return FileMacs(total, tuple(dict.fromkeys(counter.unknown)))
+
+
+def count_tflite_macs(content: bytes) -> int:
+    """Multiply-adds of one run of a TFLite file: `file_macs(content).total`."""
+    return file_macs(content).total
 
 
 class _Counter:
@@ -244,8 +250,6 @@ def _increment(root, body, place):
 
 def _number(root, graph, index):
     """The value of a constant tensor of one integer, or `None`."""
-    from ai_edge_litert import schema_py_generated as schema
-
     tensor = graph.tensors[int(index)]
     data = _constant(root, tensor)
     dtype = {schema.TensorType.INT32: "<i4", schema.TensorType.INT64: "<i8"}.get(tensor.type)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from cnn_l1.process.silence import silenced
 from cnn_l1.tflite.file import ExportError
@@ -54,8 +55,6 @@ class TFLiteRunner:
         reference: bool = False,
         name: str | None = None,
     ) -> None:
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
         content = bytes(path) if isinstance(path, (bytes, bytearray, memoryview)) else None
         self.name = name or ("TFLite file" if content is not None else pathlib.Path(str(path)).name)
         if content is not None and not content:
