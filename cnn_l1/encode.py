@@ -11,7 +11,7 @@ from cnn_l1.config.loading import ConfigError
 from cnn_l1.tflite import encoding, micro
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 failed, 2 bad flag or file."""
     parser = argparse.ArgumentParser(
         prog="python -m cnn_l1.encode",
@@ -48,7 +48,7 @@ def main(arguments=None):
     return 0
 
 
-def _check_flags(flags):
+def _check_flags(flags: argparse.Namespace) -> tuple[pathlib.Path, pathlib.Path]:
     source, target = pathlib.Path(flags.model), pathlib.Path(flags.output)
     if not source.is_file():
         raise ConfigError(

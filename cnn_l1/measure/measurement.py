@@ -5,7 +5,7 @@ import lzma
 import pathlib
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -43,6 +43,10 @@ __all__ = [
     "standard_error",
     "time_files",
 ]
+
+
+# Pairs of inputs and targets.
+Batches = Iterable[tuple[Any, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +123,7 @@ class Measurement:
 
 def measure_tflite(
     path: str | pathlib.Path,
-    batches: Iterable[tuple[Any, Any]],
+    batches: Batches,
     reference: Any,
     decide: Any = None,
 ) -> Measurement:
@@ -150,7 +154,7 @@ def measure_tflite(
     """
     runner = TFLiteRunner(path)
 
-    def run(inputs):
+    def run(inputs: Any) -> list[np.ndarray]:
         rows = [_as_list(runner(*given)) for given in runner.examples(inputs)]
         try:
             return [np.stack(column) for column in zip(*rows, strict=True)]
@@ -176,7 +180,9 @@ def measure_tflite(
     )
 
 
-def measure_file(path, batches, reference, decide=None):
+def measure_file(
+    path: str | pathlib.Path, batches: Batches, reference: Any, decide: Any = None
+) -> Measurement:
     """Measure a file in the runtime of its kind: see `measure_tflite`.
 
     Args:
@@ -189,7 +195,9 @@ def measure_file(path, batches, reference, decide=None):
 ONNX_TYPES = {"float": "float32", "double": "float64"}
 
 
-def measure_onnx(path, batches, reference, decide=None):
+def measure_onnx(
+    path: str | pathlib.Path, batches: Batches, reference: Any, decide: Any = None
+) -> Measurement:
     """Measure an ONNX file in ONNX Runtime, one thread: see `measure_tflite`."""
     import onnxruntime  # an optional package, of the extra `onnx`
 
@@ -200,7 +208,7 @@ def measure_onnx(path, batches, reference, decide=None):
     names = [detail.name for detail in details]
     types = [detail.type.removeprefix("tensor(").removesuffix(")") for detail in details]
 
-    def run(inputs):
+    def run(inputs: Any) -> Any:
         given = in_order(inputs, names, "inputs", single=len(names) == 1)
         return session.run(
             None,
@@ -214,12 +222,14 @@ def measure_onnx(path, batches, reference, decide=None):
     return _measure(path, run, batches, reference, decide, outputs)
 
 
-def measure_keras(path, batches, reference, decide=None):
+def measure_keras(
+    path: str | pathlib.Path, batches: Batches, reference: Any, decide: Any = None
+) -> Measurement:
     """Measure a `.keras` file, loaded anew: see `measure_tflite`."""
     model = keras.models.load_model(path)
     dtypes = [tensor.dtype for tensor in getattr(model, "inputs", None) or []]
 
-    def run(inputs):
+    def run(inputs: Any) -> Any:
         if len(dtypes) == 1 and not isinstance(inputs, Mapping):
             (inputs,) = in_order(inputs, [""], "inputs", single=True)
             return model.predict_on_batch(as_dtype(inputs, dtypes[0], "input"))
@@ -228,7 +238,9 @@ def measure_keras(path, batches, reference, decide=None):
     return _measure(path, run, batches, reference, decide)
 
 
-def measure_saved_model(path, batches, reference, decide=None):
+def measure_saved_model(
+    path: str | pathlib.Path, batches: Batches, reference: Any, decide: Any = None
+) -> Measurement:
     """Measure a SavedModel by its serving signature: see `measure_tflite`."""
     loaded = tf.saved_model.load(str(path))
     if hasattr(loaded, "serve"):
@@ -238,14 +250,14 @@ def measure_saved_model(path, batches, reference, decide=None):
         signature = loaded.signatures["serving_default"]
         structure = signature.structured_input_signature[1]
 
-        def call(values):
+        def call(values: Mapping[str, Any]) -> Any:
             return signature(**values)
 
     specs = tf.nest.flatten(structure)
     names = list(structure) if isinstance(structure, dict) else [spec.name for spec in specs]
     names = sorted(names) if isinstance(structure, dict) else names
 
-    def run(inputs):
+    def run(inputs: Any) -> Any:
         given = in_order(inputs, names, "inputs", single=len(names) == 1)
         tensors = [
             tf.constant(as_dtype(value, spec.dtype.name, name))
@@ -256,7 +268,14 @@ def measure_saved_model(path, batches, reference, decide=None):
     return _measure(path, run, batches, reference, decide)
 
 
-def _measure(path, predict, batches, reference, decide, names=()):
+def _measure(
+    path: str | pathlib.Path,
+    predict: Callable[[Any], Any],
+    batches: Batches,
+    reference: Any,
+    decide: Any,
+    names: Sequence[str] = (),
+) -> Measurement:
     name = pathlib.Path(path).name
     columns: list[list[np.ndarray]] = []
     given: list[list | None] = []
@@ -319,7 +338,9 @@ def _measure(path, predict, batches, reference, decide, names=()):
     )
 
 
-def _measure_output(name, output, reference, targets, decide):
+def _measure_output(
+    name: str, output: np.ndarray, reference: np.ndarray, targets: list[Any], decide: Any
+) -> OutputMeasurement:
     known = bool(targets) and all(one is not None for one in targets)
     target = np.concatenate([np.asarray(one) for one in targets]) if known else None
     decide = decide or automatic(output, target)
@@ -333,12 +354,12 @@ def _measure_output(name, output, reference, targets, decide):
     )
 
 
-def _signed(values):
+def _signed(values: np.ndarray) -> np.ndarray:
     """Values whose differences do not wrap around."""
     return values if values.dtype.kind in "fc" else values.astype("float64")
 
 
-def _joined(batches, name):
+def _joined(batches: list[np.ndarray], name: str) -> np.ndarray:
     try:
         return np.concatenate(batches)
     except ValueError:
@@ -348,7 +369,7 @@ def _joined(batches, name):
         ) from None
 
 
-def _reference_like(output, reference, name):
+def _reference_like(output: np.ndarray, reference: Any, name: str) -> np.ndarray:
     reference = np.asarray(reference)
     label = f" of output {name!r}" if name else ""
     if reference.shape == output.shape:
@@ -362,18 +383,18 @@ def _reference_like(output, reference, name):
     )
 
 
-def _as_list(outputs):
+def _as_list(outputs: Any) -> list[Any]:
     return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
 
-def _targets_in_order(targets, names):
+def _targets_in_order(targets: Any, names: Sequence[str]) -> list[Any] | None:
     """A batch's targets, one for each output, or `None`."""
     if targets is None:
         return None
     return in_order(targets, names, "targets", single=len(names) == 1)
 
 
-def predict(model, split):
+def predict(model: keras.Model, split: Any) -> Any:
     """A Keras model's outputs on a whole split, in order.
 
     Args:
@@ -395,14 +416,16 @@ def predict(model, split):
     return np.concatenate(batches)
 
 
-def contents(path):
+def contents(path: str | pathlib.Path) -> Iterator[bytes]:
     """The bytes of a file, or of each file in a folder."""
     path = pathlib.Path(path)
     files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
     return (file.read_bytes() for file in files)
 
 
-def time_files(paths, images, runs):
+def time_files(
+    paths: Sequence[str | pathlib.Path], images: Sequence[Any], runs: int
+) -> list[tuple[float, float]]:
     """Time TFLite files side by side: in turn, run by run, one thread.
 
     Args:
