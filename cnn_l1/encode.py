@@ -8,7 +8,6 @@ import pathlib
 import sys
 
 from cnn_l1.config.loading import ConfigError
-from cnn_l1.tflite import encoding, micro
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,6 +27,13 @@ def main(arguments: list[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     try:
         source, target = _check_flags(flags)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    # Only here: a wrong flag is answered before LiteRT is imported.
+    from cnn_l1.tflite import encoding, micro
+
+    try:
         content = source.read_bytes()
         if flags.decode:
             result = encoding.decode_zeros(content)
@@ -36,9 +42,6 @@ def main(arguments: list[str] | None = None) -> int:
             print(report)
         target.write_bytes(result)
         print(f"Wrote {target}")
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except (encoding.EncodeError, micro.MicroError) as error:
         print(f"error: {source}: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""What an exported file does, in LiteRT's own interpreter: accuracy and latency."""
+"""Measure an exported file in the runtime of its kind: accuracy, agreement, sizes, latency."""
 
 import dataclasses
 import lzma
@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from cnn_l1.config.formats import measuring_function
+from cnn_l1.measure.figures import Measurement, OutputMeasurement
 from cnn_l1.measure.scores import (
     above,
     automatic,
@@ -49,85 +50,13 @@ __all__ = [
 Batches = Iterable[tuple[Any, Any]]
 
 
-@dataclasses.dataclass(frozen=True)
-class OutputMeasurement:
-    """The figures of one of several outputs; see `Measurement`.
-
-    Attributes:
-        name: Its name in the file; empty where it has none.
-    """
-
-    name: str
-    max_difference: float
-    agreement: float | None = None
-    accuracy: float | None = None
-    accuracy_standard_error: float | None = None
-    mean_squared_error: float | None = None
-    mean_squared_error_standard_error: float | None = None
-    r2: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """The figures of one exported file; `None` where a figure has no meaning.
-
-    Scores are of the one output; of several, each has its own in `outputs`.
-
-    Attributes:
-        accuracy: Fraction of the examples, or pixels, whose class is right; of classes only.
-        accuracy_standard_error: Binomial, `√(p (1 − p) / n)`; of pixels that of the mean
-            over examples.
-        examples: Number of examples, `n`.
-        agreement: Fraction of examples, or pixels, for which file and Keras choose alike;
-            of several outputs the smallest.
-        max_difference: Largest difference of an output from Keras', in its unit; of several
-            outputs the largest.
-        bytes: Size of the file, or of all files in the folder.
-        deflated_bytes: Size after zlib level 9, as a zipped package ships it.
-        xz_bytes: Size after xz level 9, as a firmware update ships it.
-        weights: Weights of convolutions and dense layers in the file.
-        zeros: How many of them are exactly zero.
-        mean_squared_error: Of values; the mean over examples and outputs.
-        mean_squared_error_standard_error: Of that mean over examples.
-        r2: Of values: 1 − squared error / squared deviation from the mean.
-        latency_median_ms: Of one example, one thread, in CPU time.
-        latency_p90_ms: The 90th percentile of the same runs.
-        operators: Names of the operators, each once.
-        ram_bytes: The arena that TFLite Micro needs for it, on this host.
-        macs: Multiply-adds of one example, counted on the network that was exported.
-        outputs: The figures of each output, of a file with several.
-        float_operators: Operators that a quantized TFLite file computes in float.
-    """
-
-    accuracy: float | None
-    accuracy_standard_error: float | None
-    examples: int
-    agreement: float | None
-    max_difference: float
-    bytes: int
-    deflated_bytes: int
-    weights: int | None = None
-    zeros: int | None = None
-    latency_median_ms: float | None = None
-    latency_p90_ms: float | None = None
-    operators: tuple[str, ...] = ()
-    macs: int | None = None
-    mean_squared_error: float | None = None
-    mean_squared_error_standard_error: float | None = None
-    r2: float | None = None
-    ram_bytes: int | None = None
-    xz_bytes: int | None = None
-    outputs: tuple[OutputMeasurement, ...] = ()
-    float_operators: tuple[str, ...] = ()
-
-
 def measure_tflite(
     path: str | pathlib.Path,
     batches: Batches,
     reference: Any,
     decide: Any = None,
 ) -> Measurement:
-    """Measure one TFLite file on a whole split; latency is `time_files`' matter.
+    """Measure one TFLite file on a whole split. `time_files` measures latency.
 
     Each output is compared with its own reference and targets: by its name where they are
     dicts, else by its place in the file.
@@ -151,6 +80,11 @@ def measure_tflite(
         ExportError: If the file does not run, or gives an output that is not finite.
         ValueError: If inputs, targets or reference are not as many or not of the shapes
             that the file has.
+
+    Example:
+        >>> reference = model.predict(x_test)
+        >>> cnn_l1.measure_tflite("model_int8.tflite", [(x_test, y_test)], reference).accuracy
+        0.97
     """
     runner = TFLiteRunner(path)
 

@@ -1,13 +1,16 @@
 """A run's figures as JSON and CSV."""
 
+from __future__ import annotations
+
 import csv
 import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cnn_l1.sparsity.counting import LayerCount, ModelCount
+if TYPE_CHECKING:  # `cnn-l1 benchmark` writes JSON where only LiteRT is installed
+    from cnn_l1.sparsity.counting import LayerCount, ModelCount
 
 
 def write_json(path: pathlib.Path, report: Any) -> None:
