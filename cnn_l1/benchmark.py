@@ -9,9 +9,6 @@ import pathlib
 import sys
 
 from cnn_l1.config.loading import ConfigError
-from cnn_l1.measure import latency
-from cnn_l1.process import tables
-from cnn_l1.runs import report
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,10 +22,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=200, help="timed runs a file (default: 200)")
     parser.add_argument("--json", metavar="FILE", help="also write the figures there")
     flags = parser.parse_args(arguments)
+    for name in ("threads", "runs"):
+        if getattr(flags, name) < 1:
+            given = getattr(flags, name)
+            print(f"error: --{name}: expected 1 or more. Received: {given}", file=sys.stderr)
+            return 2
+    # Only here: a wrong flag is answered before LiteRT and TensorFlow are imported.
+    from cnn_l1.measure import latency
+    from cnn_l1.process import tables
+    from cnn_l1.runs import report
+
     try:
-        for name in ("threads", "runs"):
-            if getattr(flags, name) < 1:
-                raise ConfigError(f"--{name}: expected 1 or more. Received: {getattr(flags, name)}")
         figures, warnings = latency.compare(flags.files, flags.threads, flags.runs)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

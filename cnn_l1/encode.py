@@ -8,10 +8,9 @@ import pathlib
 import sys
 
 from cnn_l1.config.loading import ConfigError
-from cnn_l1.tflite import encoding, micro
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 failed, 2 bad flag or file."""
     parser = argparse.ArgumentParser(
         prog="python -m cnn_l1.encode",
@@ -28,6 +27,13 @@ def main(arguments=None):
     flags = parser.parse_args(arguments)
     try:
         source, target = _check_flags(flags)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    # Only here: a wrong flag is answered before LiteRT is imported.
+    from cnn_l1.tflite import encoding, micro
+
+    try:
         content = source.read_bytes()
         if flags.decode:
             result = encoding.decode_zeros(content)
@@ -36,9 +42,6 @@ def main(arguments=None):
             print(report)
         target.write_bytes(result)
         print(f"Wrote {target}")
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except (encoding.EncodeError, micro.MicroError) as error:
         print(f"error: {source}: {error}", file=sys.stderr)
         return 1
@@ -48,7 +51,7 @@ def main(arguments=None):
     return 0
 
 
-def _check_flags(flags):
+def _check_flags(flags: argparse.Namespace) -> tuple[pathlib.Path, pathlib.Path]:
     source, target = pathlib.Path(flags.model), pathlib.Path(flags.output)
     if not source.is_file():
         raise ConfigError(

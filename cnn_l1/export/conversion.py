@@ -7,7 +7,6 @@ crash, and in one of its own otherwise, so that the native code cannot end the u
 
 import contextlib
 import json
-import keyword
 import pathlib
 import re
 import signal
@@ -20,12 +19,17 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.lite.python import conversion_metadata_schema_py_generated as metadata
 
 from cnn_l1.config.formats import FORMATS
 from cnn_l1.export.copying import copy_with_safe_names
-from cnn_l1.graph.reading import as_functional, input_name
+from cnn_l1.export.names import has_several, identifier, put_in_order
+from cnn_l1.graph.reading import as_functional
 from cnn_l1.process.silence import silenced
 from cnn_l1.tflite.file import ExportError, pack, parse
+from cnn_l1.tflite.runner import TFLiteRunner
 
 CALIBRATED = tuple(one.kind for one in FORMATS if one.calibrated)
 TIMEOUT_SECONDS = 1800
@@ -57,7 +61,19 @@ def convert_model(
     io_type: str = "int8",
     sparse: bool = False,
 ) -> bytes:
-    """The bytes of a model's TFLite file, unchecked.
+    """The bytes of a model's TFLite file, unchecked: see `convert_tables`."""
+    content, root, edited = convert_tables(model, kind, examples, io_type, sparse)
+    return pack(root) if edited else content
+
+
+def convert_tables(
+    model: keras.Model,
+    kind: str = "float32",
+    examples: list[list[np.ndarray]] | None = None,
+    io_type: str = "int8",
+    sparse: bool = False,
+) -> tuple[bytes, Any, bool]:
+    """A model's TFLite file as tables, unchecked.
 
     The file's inputs and outputs come in the order of the model's, flattened. A file with
     several of them has a signature with their names.
@@ -68,6 +84,10 @@ def convert_model(
         examples: For `"int8"` and `"int16x8"`; see `calibration.read_examples`.
         io_type: See `export_tflite`.
         sparse: Whether to store tensors with some 30% zeros or more as sparse ones.
+
+    Returns:
+        `(content, root, edited)`: the converter's bytes, the file's `ModelT`, and whether it
+            is no longer what the bytes say.
 
     Raises:
         ExportError: If the converter refuses the model, or crashes on it.
@@ -91,7 +111,10 @@ def convert_model(
                     content = run_converter(folder / "saved", settings, examples)
         except Exception as error:  # whatever Keras, TensorFlow or the converter raise
             raise _refusal(model, kind, error) from None
-    return in_order(content, model) if settings["named"] else content
+    root = parse(content)
+    if settings["named"]:
+        put_in_order(root, model)
+    return content, root, bool(settings["named"])
 
 
 def _flat(examples: list[list[np.ndarray]] | None) -> Iterator[np.ndarray]:
@@ -108,41 +131,8 @@ def _check_one_size(examples: list[list[np.ndarray]]) -> None:
         )
 
 
-def has_several(model: keras.Model) -> bool:
-    """Whether a model has several inputs or several outputs."""
-    functional = as_functional(model)
-    return len(functional._inputs) > 1 or len(functional._outputs) > 1
-
-
-def input_names(model: keras.Model) -> list[str]:
-    """The names of a model's inputs, in its order."""
-    return [input_name(tensor) for tensor in as_functional(model)._inputs]
-
-
-def output_names(model: keras.Model) -> list[str]:
-    """Names of a model's outputs, in its order, each once.
-
-    The keys of a dict; else the names of the layers that give them.
-    """
-    functional = as_functional(model)
-    paths = [path for path, _ in keras.tree.flatten_with_path(functional._outputs_struct)]
-    names = []
-    for path, tensor in zip(paths, functional._outputs, strict=True):
-        keyed = all(isinstance(part, str) for part in path) and path
-        names.append("/".join(path) if keyed else tensor._keras_history.operation.name)
-    unique: list[str] = []
-    for name in names:
-        candidate, number = name, 1
-        while candidate in unique:
-            candidate, number = f"{name}_{number}", number + 1
-        unique.append(candidate)
-    return unique
-
-
 def trace(model: keras.Model, folder: pathlib.Path) -> None:
     """Write a model as a SavedModel with flat inputs and outputs, for inference."""
-    import tensorflow as tf
-
     functional = as_functional(model)
     several = has_several(model)
     specs = []
@@ -168,16 +158,8 @@ def trace(model: keras.Model, folder: pathlib.Path) -> None:
     archive.write_out(str(folder), verbose=False)
 
 
-def identifier(name: str, number: int = 0) -> str:
-    """An input's name if it can be that of an argument, else `input_0` and so on."""
-    is_plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) and not keyword.iskeyword(name)
-    return name if is_plain else f"input_{number}"
-
-
 def operations(folder: pathlib.Path) -> set[str]:
     """Names of all operations in a SavedModel."""
-    from tensorflow.core.protobuf import saved_model_pb2
-
     saved = saved_model_pb2.SavedModel()
     saved.ParseFromString((folder / "saved_model.pb").read_bytes())
     found: set[str] = set()
@@ -192,9 +174,6 @@ def run_converter(
     folder: pathlib.Path, settings: dict[str, Any], examples: list[list[np.ndarray]] | None
 ) -> bytes:
     """Convert a SavedModel in this process."""
-    import tensorflow as tf
-    from tensorflow.lite.python import conversion_metadata_schema_py_generated as metadata
-
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
     converter._metadata.environment.modelType = metadata.ModelType.KERAS_MODEL
     kind = settings["kind"]
@@ -291,8 +270,6 @@ def main(name: str) -> None:
 
 def _run_once(content: bytes) -> None:
     """Let a file that crashes do so here. Errors are told where the file is proved."""
-    from cnn_l1.tflite.runner import TFLiteRunner
-
     runner = TFLiteRunner(content)
     zeros = [np.zeros(np.maximum(one["shape"][1:], 1), one["dtype"]) for one in runner.inputs]
     runner.stored_outputs(*zeros)
@@ -345,65 +322,9 @@ def _first_reason(error: Exception, names: Collection[str]) -> str:
 
 
 def _layer_in(path: str, names: Collection[str]) -> str:
-    """Which layer a traced operation's path goes through, to be put behind its name."""
+    """Which layer a traced operation's path goes through, to be put after its name."""
     for part in path.split("/"):
         for name in (part, re.sub(r"_\d+$", "", part)):
             if name in names:
                 return f" (of layer {name!r})"
     return ""
-
-
-def in_order(content: bytes, model: keras.Model) -> bytes:
-    """A file whose inputs and outputs have the model's order and names.
-
-    Args:
-        content: A file whose signature has names by number, as `trace` gives them.
-        model: The model.
-
-    Raises:
-        ExportError: If the file lacks an input or an output.
-    """
-
-    root = parse(content)
-    signature, graph = root.signatureDefs[0], root.subgraphs[0]
-    graph.inputs = _rename(signature.inputs, input_names(model), graph, "input", graph.inputs)
-    graph.outputs = _rename(signature.outputs, output_names(model), graph, "output", graph.outputs)
-    return pack(root)
-
-
-def _rename(maps: list[Any], names: list[str], graph: Any, role: str, found: Any) -> list[int]:
-    by_name = {one.name.decode(): one for one in maps}
-    order = []
-    for number, name in enumerate(names):
-        entry = by_name.get(f"{role}_{number:04d}")
-        if entry is None or entry.tensorIndex not in found:
-            raise ExportError(
-                f"The TFLite file: expected the model's {role} {name!r} in it. Received: "
-                f"{len(by_name)} {role}s without it"
-            )
-        entry.name = name.encode()
-        graph.tensors[entry.tensorIndex].name = name.encode()
-        order.append(entry)
-    maps[:] = order
-    return [entry.tensorIndex for entry in order]
-
-
-def strip_names(content: bytes) -> bytes:
-    """A TFLite file without the names of its tensors, its signatures and its description.
-
-    No interpreter needs them: inputs and outputs are found by their order. A file with
-    several inputs or outputs keeps their names and its signature.
-    """
-    from ai_edge_litert.tools import flatbuffer_utils
-
-    root = parse(content)
-    graph = root.subgraphs[0]
-    several = len(graph.inputs) > 1 or len(graph.outputs) > 1
-    signatures = root.signatureDefs
-    kept = {int(i): graph.tensors[i].name for i in (*graph.inputs, *graph.outputs)}
-    flatbuffer_utils.strip_strings(root)
-    if several:
-        root.signatureDefs = signatures
-        for index, name in kept.items():
-            graph.tensors[index].name = name
-    return pack(root)

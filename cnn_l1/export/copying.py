@@ -6,7 +6,7 @@ import re
 import tempfile
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -56,7 +56,9 @@ def plain_copy(
     return _Copier().copy(model, shapes)
 
 
-def copy_for_file(model: keras.Model, input_shape: Any = None, whole_ids: bool = False):
+def copy_for_file(
+    model: keras.Model, input_shape: Any = None, whole_ids: bool = False
+) -> keras.Model:
     """The plain copy that a TFLite file is made of: batch 1.
 
     Args:
@@ -186,7 +188,9 @@ class _Copier:
         self.made: dict[int, Any] = {}
         self.pairs: list[tuple[Any, Any]] = []
 
-    def copy(self, model: keras.Model, shapes: list, whole: frozenset[str] = frozenset()):
+    def copy(
+        self, model: keras.Model, shapes: list, whole: frozenset[str] = frozenset()
+    ) -> keras.Model:
         with warnings.catch_warnings():
             # About lambdas and names of inputs: the model's builder has seen them.
             warnings.simplefilter("ignore", UserWarning)
@@ -294,7 +298,7 @@ def _copy_layer(layer: keras.layers.Layer, rename: Callable[[str], str]) -> kera
 
 
 @contextlib.contextmanager
-def _own_objects(layer: keras.layers.Layer):
+def _own_objects(layer: keras.layers.Layer) -> Iterator[None]:
     """Let classes and functions inside a layer be found, registered or not."""
     found: dict[str, Any] = {}
     for inner in layer._flatten_layers():

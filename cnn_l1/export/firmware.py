@@ -5,10 +5,19 @@ the resolver's own methods (tensorflow/tflite-micro, micro_mutable_op_resolver.h
 """
 
 import dataclasses
+import os
 import pathlib
 import re
+from collections.abc import Sequence
+from typing import Any
 
-from cnn_l1.tflite.file import ExportError, reads_a_file
+from cnn_l1.tflite.file import (
+    NUMPY_TYPES,
+    ExportError,
+    operators_of,
+    parse,
+    reads_a_file,
+)
 from cnn_l1.tflite.metadata import remove_metadata
 
 BYTES_A_LINE = 12
@@ -33,7 +42,9 @@ class TensorFacts:
     zero_point: int
 
 
-def write_c_source(tflite, header, name="model"):
+def write_c_source(
+    tflite: str | os.PathLike, header: str | os.PathLike, name: str = "model"
+) -> None:
     """Write a header and a source for a TFLite file, without its metadata.
 
     The array is `alignas(16)`, as TFLite Micro needs it, and constant, so that it stays
@@ -108,13 +119,13 @@ def write_c_source(tflite, header, name="model"):
     header.with_suffix(".cc").write_text("\n".join(body), encoding="utf-8")
 
 
-def read_c_source(source):
+def read_c_source(source: str | os.PathLike) -> bytes:
     """The bytes of the array in a C source that `write_c_source` wrote."""
     text = pathlib.Path(source).read_text(encoding="utf-8")
     return bytes(int(byte, 16) for byte in re.findall(r"0x([0-9a-f]{2}),", text))
 
 
-def _labelled(label, facts):
+def _labelled(label: str, facts: Sequence[TensorFacts]) -> list[tuple[str, TensorFacts]]:
     """Each input's or output's name in the source, and its facts."""
     if len(facts) == 1:
         return [(label, facts[0])]
@@ -122,15 +133,15 @@ def _labelled(label, facts):
 
 
 @reads_a_file
-def read_facts(content):
+def read_facts(
+    content: bytes,
+) -> tuple[list[TensorFacts], list[TensorFacts], tuple[str, ...]]:
     """`(inputs, outputs, operators)` of a TFLite file: `TensorFacts`, and names, each once."""
-
-    from cnn_l1.tflite.file import NUMPY_TYPES, parse, read_operators
 
     model = parse(content)
     graph = model.subgraphs[0]
 
-    def facts(index):
+    def facts(index: Any) -> TensorFacts:
         tensor = graph.tensors[index]
         quantization = tensor.quantization
         quantized = quantization is not None and quantization.scale is not None
@@ -153,12 +164,12 @@ def read_facts(content):
         raise ExportError(
             f"Expected operators that TFLite Micro has. Received: {', '.join(foreign)}"
         )
-    operators = {"DECODE" if name == "CUSTOM" else name for name in read_operators(content)}
+    operators = {"DECODE" if name == "CUSTOM" else name for name in operators_of(model)}
     inputs = [] if graph.inputs is None else graph.inputs
     return [facts(i) for i in inputs], [facts(i) for i in graph.outputs], tuple(sorted(operators))
 
 
-def resolver_method(operator):
+def resolver_method(operator: str) -> str:
     """The resolver's method that registers an operator, e.g. `AddConv2D` for CONV_2D."""
     if operator in RESOLVER_NAMES:
         return RESOLVER_NAMES[operator]
@@ -167,7 +178,7 @@ def resolver_method(operator):
     return "Add" + "".join(w if w[0].isdigit() else w.capitalize() for w in words)
 
 
-def c_float(value):
+def c_float(value: float) -> str:
     """A float as C reads it back exactly: nine digits are enough for float32."""
     text = f"{value:.9g}"
     return text + ("f" if any(c in text for c in ".en") else ".0f")

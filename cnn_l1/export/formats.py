@@ -17,6 +17,7 @@ from cnn_l1.config.loading import Config
 from cnn_l1.export.copying import plain_copy
 from cnn_l1.process.failures import is_of_the_disk, reason_of
 from cnn_l1.shrink import fold
+from cnn_l1.tflite.metadata import Description
 
 SPARSE_IMAGES = 8  # on which a sparse file must equal the dense one
 TRIED_IMAGES = 8  # that calibrate a trial
@@ -30,11 +31,13 @@ class Inputs:
         samples: Training examples that calibrate the formats that need them, or `None`.
         images: Examples on which a sparse file must equal the dense one, or `None`.
         io_type: Type of the inputs and outputs of an int8 file.
+        description: What a TFLite file says of itself, or `None`.
     """
 
     samples: Any = None
     images: Any = None
     io_type: str = "int8"
+    description: Description | None = None
 
 
 def write_format(
@@ -44,6 +47,7 @@ def write_format(
     config: Config,
     samples: Any = None,
     images: Any = None,
+    description: Description | None = None,
 ) -> None:
     """Write one exported file.
 
@@ -54,12 +58,13 @@ def write_format(
         config: The `Config`.
         samples: Training examples that calibrate the formats that need them.
         images: Examples on which a sparse file must equal the dense one.
+        description: What a TFLite file says of itself. Default: nothing.
 
     Raises:
         ExportError: If the format cannot hold the network.
     """
     form = format_of(kind)
-    form.write(model, path, form, Inputs(samples, images, config.export.io_type))
+    form.write(model, path, form, Inputs(samples, images, config.export.io_type, description))
 
 
 def try_formats(model: keras.Model, config: Config, samples: Any) -> dict[str, str]:

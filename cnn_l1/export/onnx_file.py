@@ -7,12 +7,15 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
+from keras.src.export.tf2onnx_lib import patch_tf2onnx
 
 from cnn_l1.config.formats import Format
-from cnn_l1.export.conversion import input_names, output_names
 from cnn_l1.export.copying import copy_with_safe_names, plain_copy
 from cnn_l1.export.formats import Inputs
+from cnn_l1.export.names import input_names, output_names
 from cnn_l1.export.proof import failure_of, invented_examples
+from cnn_l1.export.writing import write_whole
 from cnn_l1.graph.reading import as_functional
 from cnn_l1.process.silence import silenced
 from cnn_l1.tflite.file import ExportError
@@ -43,6 +46,7 @@ def export_onnx(
     """
     path = pathlib.Path(path)
     try:
+        # Optional packages, of the extra `onnx`.
         import onnx
         import onnxruntime
         import tf2onnx  # noqa: F401
@@ -69,8 +73,6 @@ def export_onnx(
         content = proto.SerializeToString()
     if check:
         _prove(content, fixed, path.name, onnxruntime, input_shape)
-    from cnn_l1.export.tflite import write_whole
-
     write_whole(path, content)
 
 
@@ -81,9 +83,7 @@ def write_onnx(model: keras.Model, path: pathlib.Path, form: Format, inputs: Inp
 
 def _convert(model: keras.Model, path: pathlib.Path) -> dict[str, np.ndarray]:
     """Write the file of tf2onnx; returns constants that it took for inputs, by name."""
-    import tensorflow as tf
-    import tf2onnx
-    from keras.src.export.tf2onnx_lib import patch_tf2onnx
+    import tf2onnx  # an optional package
 
     functional = as_functional(model)
     several = len(functional._inputs) > 1
@@ -119,7 +119,7 @@ def _array(value: Any) -> np.ndarray:
 
 def _mend(proto: Any, model: keras.Model, captured: dict[str, np.ndarray]) -> bool:
     """Give a file the model's inputs and outputs; returns whether anything was changed."""
-    from onnx import helper, numpy_helper
+    from onnx import helper, numpy_helper  # an optional package
 
     changed = False
     graph = proto.graph
@@ -151,7 +151,7 @@ def _mend(proto: Any, model: keras.Model, captured: dict[str, np.ndarray]) -> bo
 
 
 def _element_type(proto: Any, node: Any) -> str:
-    from onnx import TensorProto
+    from onnx import TensorProto  # an optional package
 
     kinds = {TensorProto.FLOAT16: "float16", TensorProto.DOUBLE: "float64"}
     found = {one.name: one.type.tensor_type.elem_type for one in proto.graph.value_info}

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 
 from cnn_l1.export.calibration import InputSpec, input_specs
-from cnn_l1.export.conversion import output_names
 from cnn_l1.export.copying import input_shapes
+from cnn_l1.export.names import output_names
 from cnn_l1.graph.reading import GraphError, as_functional, read_graph
 from cnn_l1.tflite.file import ExportError, operator_name, parse
 from cnn_l1.tflite.runner import TFLiteRunner

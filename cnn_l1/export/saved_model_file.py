@@ -9,12 +9,13 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from cnn_l1.config.formats import Format
 from cnn_l1.export.calibration import input_specs
-from cnn_l1.export.conversion import identifier
 from cnn_l1.export.copying import copy_with_safe_names
 from cnn_l1.export.formats import Inputs
+from cnn_l1.export.names import identifier
 from cnn_l1.export.proof import failure_of, invented_examples
 from cnn_l1.graph.reading import as_functional
 from cnn_l1.process.silence import silenced
@@ -80,8 +81,6 @@ def write_saved_model(model: keras.Model, path: pathlib.Path, form: Format, inpu
 
 
 def _write(model: keras.Model, folder: pathlib.Path) -> None:
-    import tensorflow as tf
-
     functional = as_functional(model)
     tensors = functional._inputs
     specs = [
@@ -107,8 +106,6 @@ def _write(model: keras.Model, folder: pathlib.Path) -> None:
 
 
 def _prove(folder: pathlib.Path, model: keras.Model, name: str) -> None:
-    import tensorflow as tf
-
     if any(spec.dtype == "string" for spec in input_specs(model)):
         return
     functional = as_functional(model)

@@ -15,12 +15,15 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from cnn_l1.config.formats import Format
-from cnn_l1.export.conversion import convert_model, strip_names
+from cnn_l1.export import names
+from cnn_l1.export.conversion import convert_model, convert_tables
 from cnn_l1.export.copying import plain_copy
 from cnn_l1.export.formats import Inputs
-from cnn_l1.export.sparse_rules import Finding, count_zeros, find, stored_kernels
+from cnn_l1.export.sparse_rules import Finding, count_zeros_in, find, find_in, stored_kernels
+from cnn_l1.export.writing import write_whole
 from cnn_l1.process.silence import silenced
-from cnn_l1.tflite.file import ExportError
+from cnn_l1.tflite.file import ExportError, pack
+from cnn_l1.tflite.metadata import add_metadata
 
 KINDS = ("float32", "float16")
 EXAMPLES = 8  # inputs on which a sparse file must equal the dense one
@@ -88,20 +91,22 @@ def export_sparse_tflite(
             f"Received: kind={kind!r}"
         )
     fixed = plain_copy(model, batch_size=1)
-    content = convert_model(fixed, kind, sparse=True)
-    findings = find(content)
+    content, root, _ = convert_tables(fixed, kind, sparse=True)
+    findings = find_in(root)
     name = pathlib.Path(path).name
     if findings:
         raise ExportError(
             f"{name}: expected a network for XNNPACK's sparse path. Received: "
             + "; ".join(map(str, findings))
         )
-    dense = convert_model(fixed, kind)
+    dense, dense_root, _ = convert_tables(fixed, kind)
     if strip:
-        content, dense = strip_names(content), strip_names(dense)
-    _check_weights(name, content, dense)
+        names.strip(root)
+        names.strip(dense_root)
+        content, dense = pack(root), pack(dense_root)
+    _check_weights(name, root, dense_root)
     difference = _check_outputs(name, content, dense, images)
-    zeros, weights = count_zeros(content)
+    zeros, weights = count_zeros_in(root)
     pathlib.Path(path).write_bytes(content)
     return SparseFile(
         bytes=len(content),
@@ -117,11 +122,15 @@ def export_sparse_tflite(
 def write_sparse(model: keras.Model, path: pathlib.Path, form: Format, inputs: Inputs) -> None:
     """Write a run's sparse file: see `export_sparse_tflite`."""
     export_sparse_tflite(model, path, form.kind, inputs.images)
+    if inputs.description is not None:
+        # A second pass over the file: what is proved, and the sizes, are of the bare one.
+        described = add_metadata(path.read_bytes(), **vars(inputs.description))
+        write_whole(path, described)
 
 
-def _check_weights(name: str, content: bytes, dense: bytes) -> None:
+def _check_weights(name: str, root: Any, dense: Any) -> None:
     """Every weight, decoded here, is the dense file's."""
-    if stored_kernels(content) != stored_kernels(dense):
+    if stored_kernels(root) != stored_kernels(dense):
         raise ExportError(
             f"{name}: expected sparse weights that decode to the dense file's. Received: others"
         )

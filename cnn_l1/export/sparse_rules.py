@@ -98,20 +98,30 @@ def find(content: bytes) -> list[Finding]:
             "`model` must be the bytes of a TFLite file, 'TFL3' at 4. "
             f"Received: {content[4:8]!r} in {len(content)} bytes"
         )
-    return _Linter(_Graph(content)).findings()
+    return find_in(parse(content))
+
+
+def find_in(root: Any) -> list[Finding]:
+    """`find` in a file that is parsed already: its `ModelT`."""
+    return _Linter(_Graph(root)).findings()
 
 
 def count_zeros(content: bytes) -> tuple[int, int]:
     """`(zeros, weights)` of the 1×1 kernels in a TFLite file's bytes."""
-    return _Linter(_Graph(content)).pointwise_zeros()
+    return count_zeros_in(parse(content))
 
 
-def stored_kernels(content: bytes) -> list[tuple[tuple[int, ...], bytes]]:
-    """Shape and bytes of each kernel in a TFLite file, decoded if it is stored sparse, sorted.
+def count_zeros_in(root: Any) -> tuple[int, int]:
+    """`count_zeros` of a file that is parsed already: its `ModelT`."""
+    return _Linter(_Graph(root)).pointwise_zeros()
+
+
+def stored_kernels(root: Any) -> list[tuple[tuple[int, ...], bytes]]:
+    """Shape and bytes of each kernel in a file's tables, decoded if it is stored sparse, sorted.
 
     −0.0 is written as 0.0: sparse storage loses a zero's sign, which changes no sum.
     """
-    graph = _Graph(content)
+    graph = _Graph(root)
     arrays = [graph.constant(index) for index in graph.kernels()]
     return sorted((array.shape, (array + 0).tobytes()) for array in arrays)
 
@@ -132,8 +142,8 @@ class _Operator:
 class _Graph:
     """The operators of a file, the storage of constants (sparse, halved) seen through."""
 
-    def __init__(self, content: bytes) -> None:
-        self.root = parse(content)
+    def __init__(self, root: Any) -> None:
+        self.root = root
         self.subgraph = self.root.subgraphs[0]
         self.tensors = self.subgraph.tensors
         self.origin = stored_constants(self.root, self.subgraph)

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from cnn_l1.graph import layer_kinds
 from cnn_l1.graph.layer_kinds import Kernel
 from cnn_l1.graph.layer_weights import weighted_layers
 from cnn_l1.sparsity import counting
@@ -112,8 +113,6 @@ def _kernels(model: keras.Model) -> list[tuple[str, np.ndarray, Layouts]]:
 
 def file_layouts(kernel: np.ndarray) -> list[np.ndarray]:
     """The shapes in which TFLite may store a kernel of a layer that is not known."""
-    from cnn_l1.graph import layer_kinds
-
     by_rank = {
         2: [layer_kinds.DENSE],
         3: [layer_kinds.CONV],

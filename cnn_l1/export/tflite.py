@@ -7,15 +7,26 @@ from typing import Any
 import keras
 
 from cnn_l1.config.formats import FORMATS, WRITE_TFLITE, Format, format_of
+from cnn_l1.export import names
 from cnn_l1.export.calibration import read_examples
-from cnn_l1.export.conversion import CALIBRATED, convert_model, strip_names
+from cnn_l1.export.conversion import CALIBRATED, convert_model, convert_tables
 from cnn_l1.export.copying import copy_for_file, plain_copy
 from cnn_l1.export.formats import Inputs
+from cnn_l1.export.names import strip_names  # noqa: F401
 from cnn_l1.export.onnx_file import export_onnx  # noqa: F401
 from cnn_l1.export.proof import prove_tflite
 from cnn_l1.export.saved_model_file import export_saved_model  # noqa: F401
 from cnn_l1.export.stored_zeros import check_tflite, file_layouts, lost_zeros  # noqa: F401
-from cnn_l1.tflite.file import ExportError, TFLiteFile, float_operators, read_tflite  # noqa: F401
+from cnn_l1.export.writing import write_whole
+from cnn_l1.tflite.file import (  # noqa: F401
+    ExportError,
+    TFLiteFile,
+    float_operators_of,
+    pack,
+    read_tables,
+    read_tflite,
+)
+from cnn_l1.tflite.metadata import Description, append_files, describe
 
 # The kinds of TFLite files that `export_tflite` writes.
 KINDS = tuple(one.kind for one in FORMATS if one.writer == WRITE_TFLITE)
@@ -38,15 +49,19 @@ def write_tflite(model: keras.Model, path: pathlib.Path, form: Format, inputs: I
         ExportError: If the model cannot be converted, or if a format of integers leaves an
             operator in float.
     """
-    given = inputs.samples if form.calibrated else None
-    export_tflite(model, path, given, form.kind, inputs.io_type)
-    floats = float_operators(path.read_bytes()) if form.integers_only else ()
+    examples = inputs.samples if form.calibrated else None
+    description = inputs.description
+    content, root = _build(
+        model, path.name, examples, form.kind, inputs.io_type, description=description
+    )
+    floats = float_operators_of(root) if form.integers_only else ()
     if floats:
         raise ExportError(
             f"{path.name}: expected every operator in integers. Received: "
             f"{', '.join(floats)} in float, which has no integer form in this format. Take "
             "another activation, or the formats float32, float16 or dynamic_int8"
         )
+    write_whole(path, content if description is None else append_files(content, description))
 
 
 def export_tflite(
@@ -128,34 +143,47 @@ def export_tflite(
     if kind in CALIBRATED and calibration_data is None:
         raise ValueError(f"`calibration_data` must be given for kind={kind!r}. Received: None")
     path = pathlib.Path(path)
+    content, _ = _build(
+        model, path.name, calibration_data, kind, io_type, strip, input_shape, check, argument
+    )
+    write_whole(path, content)
+    return len(content)
+
+
+def _build(
+    model: keras.Model,
+    name: str,
+    calibration_data: Any,
+    kind: str,
+    io_type: str,
+    without_names: bool = True,
+    input_shape: Any = None,
+    check: bool = True,
+    argument: str = "calibration_data",
+    description: Description | None = None,
+) -> tuple[bytes, Any]:
+    """The bytes and the tables of a proved TFLite file: converted, edited, packed once, checked."""
     fixed = copy_for_file(model, input_shape, whole_ids=kind in CALIBRATED)
     examples = None
     if calibration_data is not None:
         examples = read_examples(calibration_data, fixed, argument)
-    content = convert_model(fixed, kind, examples, io_type)
-    if strip:
-        content = strip_names(content)
+    content, root, edited = convert_tables(fixed, kind, examples, io_type)
+    if without_names:
+        names.strip(root)
+    if description is not None:
+        describe(root, description)
+    if without_names or edited or description is not None:
+        content = pack(root)
     if check:
-        check_tflite(read_tflite(content), fixed)
+        check_tflite(read_tables(root), fixed)
         reference = model if _computes_in_float32(model) else plain_copy(model)
-        prove_tflite(content, reference, kind, examples, path.name, input_shape)
-    write_whole(path, content)
-    return len(content)
+        prove_tflite(content, reference, kind, examples, name, input_shape)
+    return content, root
 
 
 def _computes_in_float32(model: keras.Model) -> bool:
     dtypes = {str(layer.compute_dtype) for layer in model._flatten_layers()}
     return not dtypes & {"float16", "bfloat16", "float64"}
-
-
-def write_whole(path: pathlib.Path, content: bytes) -> None:
-    """Write a file at once: there is all of it, or what was there before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def convert(

@@ -52,7 +52,7 @@ class Fit:
     fits: bool
 
 
-def fit_boards(file_bytes, arena_bytes):
+def fit_boards(file_bytes: int, arena_bytes: int) -> list[Fit]:
     """A `Fit` for each of `BOARDS`.
 
     Args:

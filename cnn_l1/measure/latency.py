@@ -11,8 +11,16 @@ import pathlib
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+
+import numpy as np
 
 from cnn_l1.config.loading import ConfigError
+from cnn_l1.process.silence import silenced
+from cnn_l1.tflite.file import ExportError
+from cnn_l1.tflite.multiply_adds import file_macs
+from cnn_l1.tflite.runner import TFLiteRunner
+from cnn_l1.tflite.sample_inputs import run_once
 
 NOISY_TAIL = 1.5  # p90 over median of CPU time
 NOISY_WALL = 1.3  # wall time over CPU time: something else had the core
@@ -43,7 +51,9 @@ class Figures:
     macs: int
 
 
-def compare(paths, threads=1, runs=200):
+def compare(
+    paths: Sequence[str | pathlib.Path], threads: int = 1, runs: int = 200
+) -> tuple[list[Figures], list[str]]:
     """Run files in turn and measure each.
 
     Args:
@@ -59,14 +69,6 @@ def compare(paths, threads=1, runs=200):
     Raises:
         ConfigError: If a file cannot be read or run.
     """
-    import numpy as np
-
-    from cnn_l1.process.silence import silenced
-    from cnn_l1.tflite.file import ExportError
-    from cnn_l1.tflite.multiply_adds import file_macs
-    from cnn_l1.tflite.runner import TFLiteRunner
-    from cnn_l1.tflite.sample_inputs import run_once
-
     runners, contents, memory, warnings = [], [], [], []
     macs = []
     for path in paths:
@@ -130,20 +132,16 @@ def compare(paths, threads=1, runs=200):
     return figures, warnings
 
 
-def peak_memory(path, threads=1):
+def peak_memory(path: str | pathlib.Path, threads: int = 1) -> int | None:
     """Bytes a process grows by when it loads a file and runs it once; `None` if unknown."""
-    from cnn_l1.tflite.file import ExportError
-
     try:
         return _grown(path, threads)
     except ExportError:
         return None
 
 
-def _grown(path, threads):
+def _grown(path: str | pathlib.Path, threads: int) -> int | None:
     """As `peak_memory`; an `ExportError` if the file does not run there."""
-    from cnn_l1.tflite.file import ExportError
-
     command = [sys.executable, "-m", "cnn_l1.measure.peak_memory", str(path), str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode < 0:

@@ -1,16 +1,19 @@
-"""What an exported file does, in LiteRT's own interpreter: accuracy and latency."""
+"""Measure an exported file in the runtime of its kind: accuracy, agreement, sizes, latency."""
 
 import dataclasses
 import lzma
 import pathlib
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from cnn_l1.config.formats import measuring_function
+from cnn_l1.measure.figures import Measurement, OutputMeasurement
 from cnn_l1.measure.scores import (
     above,
     automatic,
@@ -43,85 +46,17 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class OutputMeasurement:
-    """The figures of one of several outputs; see `Measurement`.
-
-    Attributes:
-        name: Its name in the file; empty where it has none.
-    """
-
-    name: str
-    max_difference: float
-    agreement: float | None = None
-    accuracy: float | None = None
-    accuracy_standard_error: float | None = None
-    mean_squared_error: float | None = None
-    mean_squared_error_standard_error: float | None = None
-    r2: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """The figures of one exported file; `None` where a figure has no meaning.
-
-    Scores are of the one output; of several, each has its own in `outputs`.
-
-    Attributes:
-        accuracy: Fraction of the examples, or pixels, whose class is right; of classes only.
-        accuracy_standard_error: Binomial, `√(p (1 − p) / n)`; of pixels that of the mean
-            over examples.
-        examples: Number of examples, `n`.
-        agreement: Fraction of examples, or pixels, for which file and Keras choose alike;
-            of several outputs the smallest.
-        max_difference: Largest difference of an output from Keras', in its unit; of several
-            outputs the largest.
-        bytes: Size of the file, or of all files in the folder.
-        deflated_bytes: Size after zlib level 9, as a zipped package ships it.
-        xz_bytes: Size after xz level 9, as a firmware update ships it.
-        weights: Weights of convolutions and dense layers in the file.
-        zeros: How many of them are exactly zero.
-        mean_squared_error: Of values; the mean over examples and outputs.
-        mean_squared_error_standard_error: Of that mean over examples.
-        r2: Of values: 1 − squared error / squared deviation from the mean.
-        latency_median_ms: Of one example, one thread, in CPU time.
-        latency_p90_ms: The 90th percentile of the same runs.
-        operators: Names of the operators, each once.
-        ram_bytes: The arena that TFLite Micro needs for it, on this host.
-        macs: Multiply-adds of one example, counted on the network that was exported.
-        outputs: The figures of each output, of a file with several.
-        float_operators: Operators that a quantized TFLite file computes in float.
-    """
-
-    accuracy: float | None
-    accuracy_standard_error: float | None
-    examples: int
-    agreement: float | None
-    max_difference: float
-    bytes: int
-    deflated_bytes: int
-    weights: int | None = None
-    zeros: int | None = None
-    latency_median_ms: float | None = None
-    latency_p90_ms: float | None = None
-    operators: tuple[str, ...] = ()
-    macs: int | None = None
-    mean_squared_error: float | None = None
-    mean_squared_error_standard_error: float | None = None
-    r2: float | None = None
-    ram_bytes: int | None = None
-    xz_bytes: int | None = None
-    outputs: tuple[OutputMeasurement, ...] = ()
-    float_operators: tuple[str, ...] = ()
+# Pairs of inputs and targets.
+Batches = Iterable[tuple[Any, Any]]
 
 
 def measure_tflite(
     path: str | pathlib.Path,
-    batches: Iterable[tuple[Any, Any]],
+    batches: Batches,
     reference: Any,
     decide: Any = None,
 ) -> Measurement:
-    """Measure one TFLite file on a whole split; latency is `time_files`' matter.
+    """Measure one TFLite file on a whole split. `time_files` measures latency.
 
     Each output is compared with its own reference and targets: by its name where they are
     dicts, else by its place in the file.
@@ -145,10 +80,15 @@ def measure_tflite(
         ExportError: If the file does not run, or gives an output that is not finite.
         ValueError: If inputs, targets or reference are not as many or not of the shapes
             that the file has.
+
+    Example:
+        >>> reference = model.predict(x_test)
+        >>> cnn_l1.measure_tflite("model_int8.tflite", [(x_test, y_test)], reference).accuracy
+        0.97
     """
     runner = TFLiteRunner(path)
 
-    def run(inputs):
+    def run(inputs: Any) -> list[np.ndarray]:
         rows = [_as_list(runner(*given)) for given in runner.examples(inputs)]
         try:
             return [np.stack(column) for column in zip(*rows, strict=True)]
@@ -174,7 +114,9 @@ def measure_tflite(
     )
 
 
-def measure_file(path, batches, reference, decide=None):
+def measure_file(
+    path: str | pathlib.Path, batches: Batches, reference: Any, decide: Any = None
+) -> Measurement:
     """Measure a file in the runtime of its kind: see `measure_tflite`.
 
     Args:
@@ -187,9 +129,11 @@ def measure_file(path, batches, reference, decide=None):
 ONNX_TYPES = {"float": "float32", "double": "float64"}
 
 
-def measure_onnx(path, batches, reference, decide=None):
+def measure_onnx(
+    path: str | pathlib.Path, batches: Batches, reference: Any, decide: Any = None
+) -> Measurement:
     """Measure an ONNX file in ONNX Runtime, one thread: see `measure_tflite`."""
-    import onnxruntime
+    import onnxruntime  # an optional package, of the extra `onnx`
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -198,7 +142,7 @@ def measure_onnx(path, batches, reference, decide=None):
     names = [detail.name for detail in details]
     types = [detail.type.removeprefix("tensor(").removesuffix(")") for detail in details]
 
-    def run(inputs):
+    def run(inputs: Any) -> Any:
         given = in_order(inputs, names, "inputs", single=len(names) == 1)
         return session.run(
             None,
@@ -212,14 +156,14 @@ def measure_onnx(path, batches, reference, decide=None):
     return _measure(path, run, batches, reference, decide, outputs)
 
 
-def measure_keras(path, batches, reference, decide=None):
+def measure_keras(
+    path: str | pathlib.Path, batches: Batches, reference: Any, decide: Any = None
+) -> Measurement:
     """Measure a `.keras` file, loaded anew: see `measure_tflite`."""
-    import keras
-
     model = keras.models.load_model(path)
     dtypes = [tensor.dtype for tensor in getattr(model, "inputs", None) or []]
 
-    def run(inputs):
+    def run(inputs: Any) -> Any:
         if len(dtypes) == 1 and not isinstance(inputs, Mapping):
             (inputs,) = in_order(inputs, [""], "inputs", single=True)
             return model.predict_on_batch(as_dtype(inputs, dtypes[0], "input"))
@@ -228,10 +172,10 @@ def measure_keras(path, batches, reference, decide=None):
     return _measure(path, run, batches, reference, decide)
 
 
-def measure_saved_model(path, batches, reference, decide=None):
+def measure_saved_model(
+    path: str | pathlib.Path, batches: Batches, reference: Any, decide: Any = None
+) -> Measurement:
     """Measure a SavedModel by its serving signature: see `measure_tflite`."""
-    import tensorflow as tf
-
     loaded = tf.saved_model.load(str(path))
     if hasattr(loaded, "serve"):
         (structure, *_), _ = loaded.serve.concrete_functions[0].structured_input_signature
@@ -240,14 +184,14 @@ def measure_saved_model(path, batches, reference, decide=None):
         signature = loaded.signatures["serving_default"]
         structure = signature.structured_input_signature[1]
 
-        def call(values):
+        def call(values: Mapping[str, Any]) -> Any:
             return signature(**values)
 
     specs = tf.nest.flatten(structure)
     names = list(structure) if isinstance(structure, dict) else [spec.name for spec in specs]
     names = sorted(names) if isinstance(structure, dict) else names
 
-    def run(inputs):
+    def run(inputs: Any) -> Any:
         given = in_order(inputs, names, "inputs", single=len(names) == 1)
         tensors = [
             tf.constant(as_dtype(value, spec.dtype.name, name))
@@ -258,7 +202,14 @@ def measure_saved_model(path, batches, reference, decide=None):
     return _measure(path, run, batches, reference, decide)
 
 
-def _measure(path, predict, batches, reference, decide, names=()):
+def _measure(
+    path: str | pathlib.Path,
+    predict: Callable[[Any], Any],
+    batches: Batches,
+    reference: Any,
+    decide: Any,
+    names: Sequence[str] = (),
+) -> Measurement:
     name = pathlib.Path(path).name
     columns: list[list[np.ndarray]] = []
     given: list[list | None] = []
@@ -321,7 +272,9 @@ def _measure(path, predict, batches, reference, decide, names=()):
     )
 
 
-def _measure_output(name, output, reference, targets, decide):
+def _measure_output(
+    name: str, output: np.ndarray, reference: np.ndarray, targets: list[Any], decide: Any
+) -> OutputMeasurement:
     known = bool(targets) and all(one is not None for one in targets)
     target = np.concatenate([np.asarray(one) for one in targets]) if known else None
     decide = decide or automatic(output, target)
@@ -335,12 +288,12 @@ def _measure_output(name, output, reference, targets, decide):
     )
 
 
-def _signed(values):
+def _signed(values: np.ndarray) -> np.ndarray:
     """Values whose differences do not wrap around."""
     return values if values.dtype.kind in "fc" else values.astype("float64")
 
 
-def _joined(batches, name):
+def _joined(batches: list[np.ndarray], name: str) -> np.ndarray:
     try:
         return np.concatenate(batches)
     except ValueError:
@@ -350,7 +303,7 @@ def _joined(batches, name):
         ) from None
 
 
-def _reference_like(output, reference, name):
+def _reference_like(output: np.ndarray, reference: Any, name: str) -> np.ndarray:
     reference = np.asarray(reference)
     label = f" of output {name!r}" if name else ""
     if reference.shape == output.shape:
@@ -364,18 +317,18 @@ def _reference_like(output, reference, name):
     )
 
 
-def _as_list(outputs):
+def _as_list(outputs: Any) -> list[Any]:
     return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
 
-def _targets_in_order(targets, names):
+def _targets_in_order(targets: Any, names: Sequence[str]) -> list[Any] | None:
     """A batch's targets, one for each output, or `None`."""
     if targets is None:
         return None
     return in_order(targets, names, "targets", single=len(names) == 1)
 
 
-def predict(model, split):
+def predict(model: keras.Model, split: Any) -> Any:
     """A Keras model's outputs on a whole split, in order.
 
     Args:
@@ -397,14 +350,16 @@ def predict(model, split):
     return np.concatenate(batches)
 
 
-def contents(path):
+def contents(path: str | pathlib.Path) -> Iterator[bytes]:
     """The bytes of a file, or of each file in a folder."""
     path = pathlib.Path(path)
     files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
     return (file.read_bytes() for file in files)
 
 
-def time_files(paths, images, runs):
+def time_files(
+    paths: Sequence[str | pathlib.Path], images: Sequence[Any], runs: int
+) -> list[tuple[float, float]]:
     """Time TFLite files side by side: in turn, run by run, one thread.
 
     Args:

@@ -2,8 +2,11 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from cnn_l1.measure.boards import fit_boards
@@ -38,7 +41,13 @@ class MicroFacts:
     operators: tuple[str, ...]
 
 
-def measure_micro(path, inputs, targets, decide=None, like=None):
+def measure_micro(
+    path: str | pathlib.Path,
+    inputs: Any,
+    targets: Any,
+    decide: Any = None,
+    like: str | pathlib.Path | None = None,
+) -> MicroFacts:
     """Run a file in TFLite Micro and compare it with LiteRT's reference kernels.
 
     Where LiteRT has no reference kernel for an operator, with its optimized kernels.
@@ -102,7 +111,7 @@ def measure_micro(path, inputs, targets, decide=None, like=None):
     )
 
 
-def _comparison(path):
+def _comparison(path: str | pathlib.Path) -> TFLiteRunner:
     """A runner of reference kernels, or of optimized ones where there are no others."""
     try:
         return TFLiteRunner(path, reference=True)
@@ -110,7 +119,11 @@ def _comparison(path):
         return TFLiteRunner(path)
 
 
-def print_micro(facts, paths, console=None):
+def print_micro(
+    facts: Mapping[str, MicroFacts],
+    paths: Mapping[str, pathlib.Path],
+    console: Console | None = None,
+) -> None:
     """Print what files do in TFLite Micro, and which boards they fit.
 
     Args:

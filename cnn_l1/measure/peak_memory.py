@@ -22,11 +22,11 @@ from cnn_l1.tflite.sample_inputs import run_once
 STATUS = pathlib.Path("/proc/self/status")
 
 
-def main(path, threads):
+def main(path: str, threads: int) -> None:
     """Print `{"bytes": growth}`; `null` where the system does not say, or `{"error": why}`."""
     content = pathlib.Path(path).read_bytes()
 
-    def run():
+    def run() -> None:
         run_once(TFLiteRunner(path, threads), content)
 
     with silenced():
@@ -46,11 +46,11 @@ def main(path, threads):
         before = reset_peak()
         run()
         after = read_status("VmHWM")
-    known = before is not None and after is not None
-    print(json.dumps({"bytes": max(0, after - before) if known else None}))
+    grown = None if before is None or after is None else max(0, after - before)
+    print(json.dumps({"bytes": grown}))
 
 
-def reset_peak():
+def reset_peak() -> int | None:
     """Start the peak anew at the present; returns the present, in bytes, or `None`."""
     try:
         pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -59,7 +59,7 @@ def reset_peak():
     return read_status("VmRSS")
 
 
-def read_status(key):
+def read_status(key: str) -> int | None:
     """A figure of /proc/self/status in bytes, or `None`."""
     try:
         found = re.search(rf"^{key}:\s+(\d+) kB", STATUS.read_text(encoding="ascii"), re.MULTILINE)

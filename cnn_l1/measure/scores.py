@@ -1,26 +1,27 @@
 """What outputs mean, and how right they are: classes, classes of pixels, or values."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from cnn_l1.tflite.structures import in_order
 
 
-def largest(outputs):
+def largest(outputs: Any) -> np.ndarray:
     """The class of each example, or of each pixel: the largest along the last axis."""
     return np.asarray(outputs).argmax(axis=-1)
 
 
-def above(threshold):
+def above(threshold: float) -> Callable[[Any], np.ndarray]:
     """A `decide` for one output a class pair: class 1 where it is above a threshold.
 
     Args:
         threshold: 0.0 for a logit, 0.5 for a probability.
     """
 
-    def decide(outputs):
+    def decide(outputs: Any) -> np.ndarray:
         outputs = np.asarray(outputs)
         one = outputs[..., 0] if outputs.ndim > 1 and outputs.shape[-1] == 1 else outputs
         return (one > threshold).astype("int64")
@@ -28,7 +29,7 @@ def above(threshold):
     return decide
 
 
-def score(outputs, targets, decide=None):
+def score(outputs: Any, targets: Any, decide: Any = None) -> Any:
     """Score outputs: `accuracy` of classes, or `mean_squared_error` and `r2` of values.
 
     Args:
@@ -79,7 +80,7 @@ def score(outputs, targets, decide=None):
     }
 
 
-def _labels(targets, chosen, outputs):
+def _labels(targets: np.ndarray, chosen: np.ndarray, outputs: np.ndarray) -> np.ndarray:
     """Targets as labels in the shape of the classes that were chosen."""
     if targets.shape == chosen.shape:
         return targets
@@ -92,7 +93,7 @@ def _labels(targets, chosen, outputs):
     )
 
 
-def automatic(output, target):
+def automatic(output: np.ndarray, target: np.ndarray | None) -> Callable[[Any], Any]:
     """What an output means, from its targets: see `measure_tflite`.
 
     Args:
@@ -113,16 +114,16 @@ def automatic(output, target):
     return largest if labels or _one_hot(target, output.shape) else _values
 
 
-def _values(outputs):
+def _values(outputs: Any) -> None:
     """A `decide` for values."""
 
 
-def _one_hot(target, shape):
+def _one_hot(target: np.ndarray, shape: tuple[int, ...]) -> bool:
     whole = target.shape == shape and bool(np.all((target == 0) | (target == 1)))
     return whole and bool(np.all(target.sum(axis=-1) == 1))
 
 
-def is_constant(outputs):
+def is_constant(outputs: Any) -> bool:
     """Whether outputs are the same, bit by bit, for every example; of several, all of them."""
     if isinstance(outputs, Mapping):
         return all(is_constant(one) for one in outputs.values())
@@ -131,6 +132,6 @@ def is_constant(outputs):
     return bool((outputs == outputs[:1]).all())
 
 
-def standard_error(fraction, count):
+def standard_error(fraction: float, count: int) -> float:
     """Binomial standard error of a fraction of `count`, `√(p (1 − p) / n)`."""
     return math.sqrt(fraction * (1.0 - fraction) / count)

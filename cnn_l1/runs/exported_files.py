@@ -8,7 +8,8 @@ import dataclasses
 
 from cnn_l1.config import loading as configs
 from cnn_l1.config.formats import FORMATS, chosen, format_of, format_of_file, source_of
-from cnn_l1.config.loading import ConfigError
+from cnn_l1.config.loading import Config, ConfigError
+from cnn_l1.data.splits import Description as DataDescription
 from cnn_l1.export import sparse_file, tflite
 from cnn_l1.export.formats import SPARSE_IMAGES, print_refused, write_format
 from cnn_l1.graph import macs
@@ -73,9 +74,8 @@ def export_files(model, folder, config, dataset, prefix=""):
         path = folder / name
         images = dataset.validation.sample(SPARSE_IMAGES) if one.sparse else None
         try:
-            write_format(model, one.name, path, config, samples, images)
-            if settings.metadata and path.suffix == ".tflite":
-                describe_file(path, config, dataset.about)
+            told = description_of(config, dataset.about) if settings.metadata else None
+            write_format(model, one.name, path, config, samples, images, told)
         except Exception as error:
             remove(path)
             if is_of_the_disk(error):
@@ -129,18 +129,15 @@ def remove_wrong(files, failed, refused):
         print_refused({name: reason})
 
 
-def describe_file(path, config, about):
-    """Put labels, the input's meaning and the config into a TFLite file."""
-    told = configs.dump(config, folders=False)
-    content = metadata.add_metadata(
-        path.read_bytes(),
-        config.name,
-        input_meaning(config, about),
-        output_meaning(config, about),
-        about.class_names,
-        told,
+def description_of(config: Config, about: DataDescription) -> metadata.Description:
+    """What a run's TFLite files say of themselves: labels, the input's meaning, the config."""
+    return metadata.Description(
+        name=config.name,
+        input_meaning=input_meaning(config, about),
+        output_meaning=output_meaning(config, about),
+        class_names=about.class_names,
+        config=configs.dump(config, folders=False),
     )
-    path.write_bytes(content)
 
 
 def input_meaning(config, about):

@@ -365,9 +365,10 @@ def check_scores(
         told, received = figures[key], getattr(again, key)
         if told is not None and not abs(told - received) <= slack:
             found.append(f"{name}: expected {key} {told:.4%}. Received: {received:.4%}")
-    told, received = figures["mean_squared_error"], again.mean_squared_error
-    if told is not None and not math.isclose(told, received, rel_tol=VALUES):
-        found.append(f"{name}: expected mean_squared_error {told:.6g}. Received: {received:.6g}")
+    told = figures["mean_squared_error"]
+    squared: Any = again.mean_squared_error
+    if told is not None and not math.isclose(told, squared, rel_tol=VALUES):
+        found.append(f"{name}: expected mean_squared_error {told:.6g}. Received: {squared:.6g}")
     limit = 1.5 * figures["max_difference"] + DIFFERENCE * max(1.0, abs(reference).max())
     if not again.max_difference <= limit:
         found.append(

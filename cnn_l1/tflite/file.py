@@ -5,11 +5,13 @@ import dataclasses
 import functools
 import math
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flatbuffers
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
 
 from cnn_l1.errors import CnnL1Error
 
@@ -59,8 +61,6 @@ def parse(content: bytes) -> Any:
     Raises:
         ExportError: If it is none.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
     root = schema.ModelT.InitFromPackedBuf(content, 0)
     if not root.subgraphs or root.buffers is None or root.operatorCodes is None:
         raise ExportError("Expected a .tflite file with a graph. Received: one without")
@@ -108,17 +108,18 @@ class TFLiteFile:
     constants: tuple[np.ndarray, ...] = ()
 
     @property
-    def zeros(self):
+    def zeros(self) -> int:
         """How many weights decode to exactly 0 (their zero point is 0)."""
         return sum(int(np.count_nonzero(tensor == 0)) for tensor in self.weights)
 
     @property
-    def is_finite(self):
+    def is_finite(self) -> bool:
         """Whether no weight is NaN or infinite."""
         return all(bool(np.all(np.isfinite(tensor))) for tensor in self.weights)
 
     @property
-    def weight_count(self):
+    def weight_count(self) -> int:
+        """How many weights there are."""
         return sum(tensor.size for tensor in self.weights)
 
 
@@ -142,14 +143,25 @@ INT4 = 17  # two a byte, the first in the lower half
 
 
 @reads_a_file
-def read_tflite(content):
+def read_tflite(content: bytes) -> TFLiteFile:
     """Read operators and weights out of a TFLite file's bytes.
 
     Raises:
         ExportError: If it is no whole file, or a weight tensor has a zero point other than 0.
     """
-    root = parse(content)
-    operators, weights, constants, seen = [], [], [], set()
+    return read_tables(parse(content))
+
+
+def read_tables(root: Any) -> TFLiteFile:
+    """`read_tflite` of a file that is parsed already: its `ModelT`.
+
+    Raises:
+        ExportError: If a weight tensor has a zero point other than 0.
+    """
+    operators: list[str] = []
+    weights: list[np.ndarray] = []
+    constants: list[np.ndarray] = []
+    seen: set[int] = set()
     for graph in root.subgraphs:
         stored = stored_constants(root, graph)
         for operator in graph.operators or []:
@@ -181,35 +193,39 @@ def read_tflite(content):
     return TFLiteFile(tuple(operators), tuple(weights), tuple(constants))
 
 
-def _is_constant(root, tensor):
+def _is_constant(root: Any, tensor: Any) -> bool:
     """Whether a tensor is a constant of numbers that weights can be."""
     types = ("float32", "float16", "int8", "uint8", "int16")
     known = tensor.type == INT4 or NUMPY_TYPES.get(tensor.type) in types
     return known and root.buffers[tensor.buffer].data is not None
 
 
-def _zero_points(tensor):
+def _zero_points(tensor: Any) -> np.ndarray:
     quantization = tensor.quantization
     points = None if quantization is None else quantization.zeroPoint
     return np.zeros(0, "int64") if points is None else np.asarray(points, "int64")
 
 
-def _centred(root, tensor):
+def _centred(root: Any, tensor: Any) -> np.ndarray:
     """A constant's values, minus its zero point."""
     values, points = read_constant(root, tensor), _zero_points(tensor)
     return values.astype("int16") - points[0] if points.size == 1 and points[0] else values
 
 
 @reads_a_file
-def read_operators(content):
+def read_operators(content: bytes) -> tuple[str, ...]:
     """The names of a TFLite file's operators, in order: see `TFLiteFile.operators`."""
-    root = parse(content)
+    return operators_of(parse(content))
+
+
+def operators_of(root: Any) -> tuple[str, ...]:
+    """`read_operators` of a file that is parsed already: its `ModelT`."""
     return tuple(
         _told_name(root, operator) for graph in root.subgraphs for operator in graph.operators or []
     )
 
 
-def _told_name(root, operator):
+def _told_name(root: Any, operator: Any) -> str:
     name = operator_name(root, operator)
     if name != "CUSTOM":
         return name
@@ -218,7 +234,7 @@ def _told_name(root, operator):
 
 
 @reads_a_file
-def float_operators(content):
+def float_operators(content: bytes) -> tuple[str, ...]:
     """The operators that a quantized file computes in float, each once.
 
     A file is quantized if values between its operators are: integers with a scale. What
@@ -231,13 +247,16 @@ def float_operators(content):
         Names in order, e.g. `("ELU",)`; empty for a file that computes in integers alone,
         and for one that is not quantized.
     """
-    from ai_edge_litert import schema_py_generated as schema
+    return float_operators_of(parse(content))
 
-    root = parse(content)
+
+def float_operators_of(root: Any) -> tuple[str, ...]:
+    """`float_operators` of a file that is parsed already: its `ModelT`."""
     types = schema.TensorType
     floats = {types.FLOAT16, types.FLOAT32, types.FLOAT64, types.BFLOAT16}
     integers = {types.INT4, types.INT8, types.UINT8, types.INT16}
-    found, quantized = [], False
+    found: list[str] = []
+    quantized = False
     for graph in root.subgraphs:
         for operator in graph.operators or []:
             used = [*(operator.inputs if operator.inputs is not None else []), *operator.outputs]
@@ -262,8 +281,8 @@ def float_operators(content):
 STORAGE = ("DENSIFY", "DEQUANTIZE")
 
 
-def stored_constants(root, graph):
-    """What lies behind tensors that are constants stored another way: `{index: constant}`."""
+def stored_constants(root: Any, graph: Any) -> dict[int, int]:
+    """Tensors that are made of a constant stored another way: `{index: the constant's index}`."""
     stored: dict[int, int] = {}
     for operator in graph.operators or []:
         if operator_name(root, operator) not in STORAGE:
@@ -275,7 +294,7 @@ def stored_constants(root, graph):
     return stored
 
 
-def read_constant(root, tensor):
+def read_constant(root: Any, tensor: Any) -> np.ndarray:
     """A constant tensor as a dense array of the stored dtype."""
     data = bytes(root.buffers[tensor.buffer].data)
     shape = () if tensor.shape is None else tuple(int(size) for size in tensor.shape)
@@ -284,8 +303,6 @@ def read_constant(root, tensor):
         halves[::2] <<= 4
         return (halves.view(np.int8) >> 4)[: math.prod(shape)].reshape(shape)
     if tensor.type not in NUMPY_TYPES:
-        from ai_edge_litert import schema_py_generated as schema
-
         name = enumeration_names(schema.TensorType).get(tensor.type, tensor.type)
         raise ExportError(f"Expected weights of a known type. Received: {name}")
     values = np.frombuffer(data, NUMPY_TYPES[tensor.type])
@@ -294,7 +311,7 @@ def read_constant(root, tensor):
     return decode_sparse(tensor.sparsity, values, shape)
 
 
-def decode_sparse(sparsity, values, shape):
+def decode_sparse(sparsity: Any, values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """A dense array from TFLite's sparse encoding (schema.fbs, SparsityParameters).
 
     The traversal order lists the axes, then the inner axes of blocks; each is stored
@@ -333,49 +350,34 @@ def decode_sparse(sparsity, values, shape):
     return dense
 
 
-def count_tflite_macs(content):
-    """Multiply-adds of one run of a TFLite file.
-
-    Of convolutions, dense layers, matrix products and recurrent layers, padding included, as
-    `count_macs` counts them in Keras; a weight that is zero counts like any other.
-    `tflite_macs.file_macs` also says what could not be counted.
-    """
-    from cnn_l1.tflite.multiply_adds import file_macs
-
-    return file_macs(content).total
-
-
-def operator_name(root, operator):
+def operator_name(root: Any, operator: Any) -> str:
     """The name of an operator's kind."""
-    from ai_edge_litert import schema_py_generated as schema
-
     code = root.operatorCodes[operator.opcodeIndex]
-    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    number = flatbuffer_utils.get_builtin_code_from_operator_code(code)
     # A newer runtime's operators have no names here yet.
     return enumeration_names(schema.BuiltinOperator).get(number, f"BUILTIN_{number}")
 
 
 @functools.cache
-def enumeration_names(enumeration):
+def enumeration_names(enumeration: Any) -> dict[int, str]:
     """`{value: name}` of an enumeration of TFLite's schema."""
     return {value: name for name, value in vars(enumeration).items() if name.isupper()}
 
 
-def pack(model):
+def pack(model: Any) -> bytes:
     """The bytes of a `ModelT`: buffers aligned, equal lists of numbers stored once.
 
     An int8 file has a list of zero points, all 0, for each kernel and each bias; of equal
     length they are equal, and take 8 bytes a channel. Readers see no difference.
     """
-    from ai_edge_litert import schema_py_generated as schema
 
     class Buffer:
         """Stands in for a `BufferT`, which is written at any multiple of 4 bytes."""
 
-        def __init__(self, data):
+        def __init__(self, data: Any) -> None:
             self.data = data
 
-        def Pack(self, builder):  # noqa: N802 - the schema's own name for it
+        def Pack(self, builder: Any) -> int:  # noqa: N802 - the schema's own name for it
             if self.data is not None:
                 builder.Prep(ALIGNMENT, len(self.data))
                 data = builder.CreateByteVector(bytes(self.data))
@@ -394,11 +396,11 @@ def pack(model):
 class _SharingBuilder(flatbuffers.Builder):
     """A builder that writes equal vectors of numbers once."""
 
-    def __init__(self, size):
+    def __init__(self, size: int) -> None:
         super().__init__(size)
         self.written: dict[tuple, int] = {}
 
-    def CreateNumpyVector(self, x):  # noqa: N802 - the library's name
+    def CreateNumpyVector(self, x: np.ndarray) -> int:  # noqa: N802 - the library's name
         key = x.dtype.str, x.tobytes()
         if key not in self.written:
             self.written[key] = super().CreateNumpyVector(x)

@@ -1,14 +1,18 @@
 """What a TFLite file says of itself: its labels, its input's meaning, its training config.
 
 As TFLite Metadata: a flatbuffer in the file's metadata table, which Android Studio and
-LiteRT's support libraries read, and the files it names in a zip archive behind the model
+LiteRT's support libraries read, and the files it names in a zip archive after the model
 (tensorflow/tflite-support, metadata_schema.fbs, schema version 1.0.0).
 """
 
+import dataclasses
 import io
 import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flatbuffers
+from ai_edge_litert import schema_py_generated as schema
 
 from cnn_l1.tflite.file import pack, parse
 
@@ -19,7 +23,33 @@ DESCRIPTIONS, TENSOR_AXIS_LABELS = 1, 2  # AssociatedFileType
 PARSER_VERSION = "1.0.0"
 
 
-def add_metadata(content, name, input_meaning, output_meaning, class_names=None, config=""):
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a file says of itself.
+
+    Attributes:
+        name: Name of the model.
+        input_meaning: What to put into the input, in words; a list for several inputs.
+        output_meaning: What the output is; a list for several outputs.
+        class_names: Labels in the order of the values of the first output, or `None`.
+        config: The training config, as YAML.
+    """
+
+    name: str
+    input_meaning: str | Sequence[str]
+    output_meaning: str | Sequence[str]
+    class_names: Sequence[str] | None = None
+    config: str = ""
+
+
+def add_metadata(
+    content: bytes,
+    name: str,
+    input_meaning: str | Sequence[str],
+    output_meaning: str | Sequence[str],
+    class_names: Sequence[str] | None = None,
+    config: str = "",
+) -> bytes:
     """A TFLite file with metadata and the files they name.
 
     Args:
@@ -32,32 +62,52 @@ def add_metadata(content, name, input_meaning, output_meaning, class_names=None,
 
     Returns:
         New bytes: the same model, its metadata table one entry longer, and a zip archive
-        behind it with `labels.txt` and `config.yaml`.
+        after it with `labels.txt` and `config.yaml`.
 
     Raises:
         ExportError: If `content` is no whole file.
         ValueError: If there are not as many meanings as inputs or outputs.
-    """
-    from ai_edge_litert import schema_py_generated as schema
 
+    Example:
+        >>> content = add_metadata(content, "digits", "pixels", "logits", ["zero", "one"])
+    """
     model = parse(content)
+    description = Description(name, input_meaning, output_meaning, class_names, config)
+    describe(model, description)
+    return append_files(pack(model), description)
+
+
+def describe(model: Any, description: Description) -> None:
+    """Put a description into a file's tables, in place; `append_files` adds what it names.
+
+    Raises:
+        ValueError: If there are not as many meanings as inputs or outputs.
+    """
     graph = model.subgraphs[0]
-    input_meaning = _meanings("input_meaning", input_meaning, graph.inputs)
-    output_meaning = _meanings("output_meaning", output_meaning, graph.outputs)
     buffer = schema.BufferT()
-    buffer.data = _model_metadata(name, input_meaning, output_meaning, class_names, config)
+    buffer.data = _model_metadata(
+        description.name,
+        _meanings("input_meaning", description.input_meaning, graph.inputs),
+        _meanings("output_meaning", description.output_meaning, graph.outputs),
+        description.class_names,
+        description.config,
+    )
     model.buffers.append(buffer)
     entry = schema.MetadataT()
     entry.name, entry.buffer = NAME, len(model.buffers) - 1
     model.metadata = [*(model.metadata or []), entry]
-    packed = io.BytesIO(pack(model))
+
+
+def append_files(content: bytes, description: Description) -> bytes:
+    """The bytes of a file that was described, with a zip of labels and config after them."""
     files = {}
-    if class_names is not None:
-        files[LABELS] = "".join(f"{label}\n" for label in class_names)
-    if config:
-        files[CONFIG] = config
+    if description.class_names is not None:
+        files[LABELS] = "".join(f"{label}\n" for label in description.class_names)
+    if description.config:
+        files[CONFIG] = description.config
     if not files:
-        return packed.getvalue()
+        return content
+    packed = io.BytesIO(content)
     with zipfile.ZipFile(packed, "a", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for file, text in files.items():
             # A fixed date: equal models give equal files.
@@ -67,7 +117,7 @@ def add_metadata(content, name, input_meaning, output_meaning, class_names=None,
     return packed.getvalue()
 
 
-def remove_metadata(content):
+def remove_metadata(content: bytes) -> bytes:
     """A TFLite file without what `add_metadata` added, for where every byte counts."""
     model = parse(content)
     entries = model.metadata or []
@@ -82,8 +132,8 @@ def remove_metadata(content):
     return pack(model)
 
 
-def read_files(content):
-    """`{name: text}` of the files behind a TFLite file; empty if there are none."""
+def read_files(content: bytes) -> dict[str, str]:
+    """`{name: text}` of the files in the zip after a TFLite file; empty if there is none."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return {name: archive.read(name).decode() for name in archive.namelist()}
@@ -91,7 +141,7 @@ def read_files(content):
         return {}
 
 
-def _meanings(argument, meanings, tensors):
+def _meanings(argument: str, meanings: str | Sequence[str], tensors: Any) -> list[str]:
     """A meaning for each input or output, as a list."""
     meanings = [meanings] if isinstance(meanings, str) else list(meanings)
     count = 0 if tensors is None else len(tensors)
@@ -102,11 +152,17 @@ def _meanings(argument, meanings, tensors):
     return meanings
 
 
-def _model_metadata(name, input_meaning, output_meaning, class_names, config):
+def _model_metadata(
+    name: str,
+    input_meaning: list[str],
+    output_meaning: list[str],
+    class_names: Sequence[str] | None,
+    config: str,
+) -> list[int]:
     """A `ModelMetadata` flatbuffer; the numbers are the schema's fields, in its order."""
     builder = flatbuffers.Builder(512)
 
-    def table(fields, size):
+    def table(fields: Mapping[int, Any], size: int) -> int:
         builder.StartObject(size)
         for slot, value in fields.items():
             if isinstance(value, tuple):  # a byte-sized enum
@@ -115,20 +171,23 @@ def _model_metadata(name, input_meaning, output_meaning, class_names, config):
                 builder.PrependUOffsetTRelativeSlot(slot, value, 0)
         return builder.EndObject()
 
-    def vector(tables):
+    def vector(tables: Sequence[int]) -> int:
         builder.StartVector(4, len(tables), 4)
         for one in reversed(tables):
             builder.PrependUOffsetTRelative(one)
         return builder.EndVector()
 
-    def file(file_name, kind):
+    def file(file_name: str, kind: int) -> int:
         return table({0: builder.CreateString(file_name), 2: (kind,)}, 4)
 
-    def described(label, meanings):
+    def described(label: str, meanings: list[str]) -> list[int]:
         tables = []
         for number, meaning in enumerate(meanings):
             told = label if len(meanings) == 1 else f"{label}_{number}"
-            fields = {0: builder.CreateString(told), 1: builder.CreateString(meaning)}
+            fields: dict[int, Any] = {
+                0: builder.CreateString(told),
+                1: builder.CreateString(meaning),
+            }
             if label == "output" and number == 0 and class_names is not None:
                 fields[6] = vector([file(LABELS, TENSOR_AXIS_LABELS)])
             tables.append(table(fields, 7))
@@ -136,7 +195,7 @@ def _model_metadata(name, input_meaning, output_meaning, class_names, config):
 
     sources, targets = described("input", input_meaning), described("output", output_meaning)
     graph = table({2: vector(sources), 3: vector(targets)}, 7)
-    fields = {0: builder.CreateString(name), 3: vector([graph])}
+    fields: dict[int, Any] = {0: builder.CreateString(name), 3: vector([graph])}
     if config:
         fields[6] = vector([file(CONFIG, DESCRIPTIONS)])
     fields[7] = builder.CreateString(PARSER_VERSION)

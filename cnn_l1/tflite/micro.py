@@ -9,13 +9,17 @@ end the process, and the allocation report goes to its file descriptor 2.
 import argparse
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from cnn_l1.errors import CnnL1Error
 
@@ -42,7 +46,7 @@ class Run:
     persistent_bytes: int
 
 
-def arena_bytes(path):
+def arena_bytes(path: str | os.PathLike) -> int:
     """The arena that TFLite Micro needs for a file, in bytes.
 
     Measured on this host, once the file has run. It is the tensors, equal everywhere, and
@@ -60,7 +64,7 @@ def arena_bytes(path):
     return _arena(path)[0]
 
 
-def run(path, inputs, alternate_bytes=0):
+def run(path: str | os.PathLike, inputs: Sequence[np.ndarray], alternate_bytes: int = 0) -> Run:
     """Run a file on examples, one after another, in the same interpreter.
 
     Args:
@@ -86,12 +90,12 @@ def run(path, inputs, alternate_bytes=0):
         return Run(_arrays(got), total, persistent)
 
 
-def _arrays(path):
+def _arrays(path: str | os.PathLike) -> tuple[np.ndarray, ...]:
     with np.load(path) as file:
         return tuple(file[f"arr_{index}"] for index in range(len(file.files)))
 
 
-def _arena(path, *flags):
+def _arena(path: str | os.PathLike, *flags: str) -> tuple[int, int]:
     """Run this module on a file; the arena that it reports, and the persistent part of it."""
     command = [sys.executable, "-m", "cnn_l1.tflite.micro", str(path), *flags]
     done = subprocess.run(command, capture_output=True, check=False)
@@ -107,8 +111,9 @@ def _arena(path, *flags):
     return int(found[b"total"]), int(found[b"tail"])
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     """Run a file, on zeros if nothing is given; its allocation report goes to descriptor 2."""
+    # An optional package, of which there are wheels for Linux on x86-64 only.
     from tflite_micro.python.tflite_micro import runtime
 
     parser = argparse.ArgumentParser(prog="python -m cnn_l1.tflite.micro")
@@ -139,14 +144,12 @@ def main(arguments=None):
     print(json.dumps({"output_shape": list(outputs[0].shape[1:])}))
 
 
-def _input_count(path):
-    from ai_edge_litert import schema_py_generated as schema
-
+def _input_count(path: str | os.PathLike) -> int:
     graph = schema.Model.GetRootAs(pathlib.Path(path).read_bytes()).Subgraphs(0)
     return graph.InputsLength()
 
 
-def _outputs(interpreter):
+def _outputs(interpreter: Any) -> list[np.ndarray]:
     """Copies of all outputs: their number is not asked for, but where they end is told."""
     outputs = [np.array(interpreter.get_output(0))]
     while True:

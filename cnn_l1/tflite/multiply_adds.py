@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from cnn_l1.tflite.file import operator_name, parse, reads_a_file
 
@@ -75,8 +77,13 @@ def file_macs(content: bytes, shapes: Mapping[int, Sequence[int]] | None = None)
     return FileMacs(total, tuple(dict.fromkeys(counter.unknown)))
 
 
+def count_tflite_macs(content: bytes) -> int:
+    """Multiply-adds of one run of a TFLite file: `file_macs(content).total`."""
+    return file_macs(content).total
+
+
 class _Counter:
-    def __init__(self, root, shapes):
+    def __init__(self, root: Any, shapes: Mapping[int, Sequence[int]]) -> None:
         self.root = root
         self.shapes = shapes
         self.unknown: list[str] = []
@@ -94,7 +101,7 @@ class _Counter:
             for operator in graph.operators or []
         )
 
-    def operator(self, number, graph, operator, within) -> int:
+    def operator(self, number: int, graph: Any, operator: Any, within: tuple[int, ...]) -> int:
         name = operator_name(self.root, operator)
         options = operator.builtinOptions
         if name == "WHILE":
@@ -123,10 +130,10 @@ class _Counter:
             return 0
         return self.product(number, graph, operator, name)
 
-    def product(self, number, graph, operator, name) -> int:
+    def product(self, number: int, graph: Any, operator: Any, name: str) -> int:
         """Multiply-adds of an operator that multiplies matrices; 0 of any other."""
 
-        def shape(index):
+        def shape(index: Any) -> list[int]:
             return self.shape(number, graph, int(index), name)
 
         inputs, outputs = operator.inputs, operator.outputs
@@ -155,7 +162,7 @@ class _Counter:
             )
         return 0
 
-    def shape(self, number, graph, index, name):
+    def shape(self, number: int, graph: Any, index: int, name: str) -> list[int]:
         tensor = graph.tensors[index]
         if number == 0 and index in self.shapes:
             return [int(size) for size in self.shapes[index]]
@@ -166,14 +173,14 @@ class _Counter:
         return [self.first.get((number, index), shape[0]), *shape[1:]] if shape else shape
 
 
-def _first_sizes(root, graph, number) -> dict[tuple[int, int], int]:
+def _first_sizes(root: Any, graph: Any, number: int) -> dict[tuple[int, int], int]:
     """Sizes of first axes at a batch of 1, where a file with an open batch has 1 for them.
 
     The first axis may hold more than the batch, such as all pixels of a dense layer's input.
     """
     sizes: dict[int, int] = {}
 
-    def shape(index):
+    def shape(index: int) -> list[int]:
         found = _shape(graph.tensors[index])
         return [sizes.get(index, found[0]), *found[1:]] if found else found
 
@@ -197,7 +204,7 @@ def _first_sizes(root, graph, number) -> dict[tuple[int, int], int]:
     return {(number, index): size for index, size in sizes.items()}
 
 
-def _steps(root, graph, operator) -> int | None:
+def _steps(root: Any, graph: Any, operator: Any) -> int | None:
     """How often a WHILE runs: of a counter from a constant, by a constant, below another."""
     options = operator.builtinOptions
     condition = root.subgraphs[options.condSubgraphIndex]
@@ -227,7 +234,7 @@ def _steps(root, graph, operator) -> int | None:
     return min(found)
 
 
-def _increment(root, body, place):
+def _increment(root: Any, body: Any, place: int) -> int | None:
     """What a loop's body adds to one of its values, or `None`."""
     for operator in body.operators or []:
         if int(operator.outputs[0]) == int(body.outputs[place]):
@@ -242,10 +249,8 @@ def _increment(root, body, place):
     return None
 
 
-def _number(root, graph, index):
+def _number(root: Any, graph: Any, index: Any) -> int | None:
     """The value of a constant tensor of one integer, or `None`."""
-    from ai_edge_litert import schema_py_generated as schema
-
     tensor = graph.tensors[int(index)]
     data = _constant(root, tensor)
     dtype = {schema.TensorType.INT32: "<i4", schema.TensorType.INT64: "<i8"}.get(tensor.type)
@@ -254,11 +259,11 @@ def _number(root, graph, index):
     return int(np.frombuffer(data, dtype)[0])
 
 
-def _constant(root, tensor):
+def _constant(root: Any, tensor: Any) -> bytes | None:
     data = root.buffers[tensor.buffer].data
     return None if data is None or not len(data) else bytes(data)
 
 
-def _shape(tensor):
+def _shape(tensor: Any) -> list[int]:
     """A tensor's shape in Python's integers, which do not overflow."""
     return [] if tensor.shape is None else [int(size) for size in tensor.shape]

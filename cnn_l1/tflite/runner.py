@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from cnn_l1.process.silence import silenced
 from cnn_l1.tflite.file import ExportError
@@ -54,8 +55,6 @@ class TFLiteRunner:
         reference: bool = False,
         name: str | None = None,
     ) -> None:
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
         content = bytes(path) if isinstance(path, (bytes, bytearray, memoryview)) else None
         self.name = name or ("TFLite file" if content is not None else pathlib.Path(str(path)).name)
         if content is not None and not content:
@@ -121,16 +120,16 @@ class TFLiteRunner:
         ]
         return found[0] if len(found) == 1 else found
 
-    def stored(self, *inputs) -> Any:
+    def stored(self, *inputs: Any) -> Any:
         """The outputs for one example as the file gives them, with the batch axis."""
         found = self.stored_outputs(*inputs)
         return found[0] if len(found) == 1 else found
 
-    def stored_outputs(self, *inputs) -> list[np.ndarray]:
+    def stored_outputs(self, *inputs: Any) -> list[np.ndarray]:
         """A list of all outputs for one example: see `stored`."""
         return self._stored(self.as_inputs(*inputs))
 
-    def as_inputs(self, *inputs) -> list[np.ndarray]:
+    def as_inputs(self, *inputs: Any) -> list[np.ndarray]:
         """One example as the file takes it: quantized, with the batch axis, in order."""
         given = self._in_order(inputs)
         return [self._batched(one, number) for number, one in enumerate(given)]
@@ -178,7 +177,7 @@ class TFLiteRunner:
         assert detail is not None
         return self._real(output, detail)
 
-    def _in_order(self, inputs):
+    def _in_order(self, inputs: Sequence[Any]) -> Sequence[Any]:
         """One array for each input, from arguments in order or a dict by name."""
         if len(inputs) == 1 and isinstance(inputs[0], Mapping):
             given = inputs[0]
@@ -196,14 +195,14 @@ class TFLiteRunner:
             )
         return inputs
 
-    def _named_inputs(self):
+    def _named_inputs(self) -> Iterator[tuple[str, dict[str, Any]]]:
         return zip(self.input_names, self.inputs, strict=True)
 
-    def _listed_inputs(self):
+    def _listed_inputs(self) -> str:
         names = ", ".join(name for name in self.input_names if name)
         return f" ({names})" if names else ""
 
-    def _stored(self, values):
+    def _stored(self, values: Sequence[np.ndarray]) -> list[np.ndarray]:
         try:
             changed = [n for n, value in enumerate(values) if value.shape != self._shapes[n]]
             for number in changed:
@@ -222,7 +221,7 @@ class TFLiteRunner:
                 self._shapes[number] = None  # allocate anew with the next example
             raise self._failure(error, " on this example") from None
 
-    def _batched(self, example, number):
+    def _batched(self, example: Any, number: int) -> np.ndarray:
         """An example as the input's array, its batch axis included, if the file has one."""
         detail = self.inputs[number]
         try:
@@ -249,11 +248,13 @@ class TFLiteRunner:
             batched = value
         return self._as_input(batched, detail, number)
 
-    def _label(self, number):
+    def _label(self, number: int) -> str:
         name = self.input_names[number]
         return f"{number} ({name!r})" if name else str(number)
 
-    def _as_input(self, value, detail, number=0):
+    def _as_input(
+        self, value: np.ndarray, detail: Mapping[str, Any], number: int = 0
+    ) -> np.ndarray:
         dtype = np.dtype(detail["dtype"])
         if dtype.kind in "fc":
             if value.dtype.kind == "c" and dtype.kind == "f":
@@ -282,14 +283,14 @@ class TFLiteRunner:
             raise self._unfit(number, dtype, f"values from {value.min():g} to {value.max():g}")
         return value.astype(dtype)
 
-    def _unfit(self, number, dtype, received):
+    def _unfit(self, number: int, dtype: np.dtype, received: str) -> ValueError:
         expected = "bools, or 0 and 1" if dtype.kind == "b" else f"whole numbers of {dtype}"
         expected = "real numbers" if dtype.kind == "f" or received == "NaN" else expected
         return ValueError(
             f"{self.name}: input {self._label(number)}: expected {expected}. Received: {received}"
         )
 
-    def _real(self, output, detail):
+    def _real(self, output: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
         dtype = np.dtype(detail["dtype"])
         if dtype.kind in "iu":
             scale, zero_point = detail["quantization"]
@@ -298,11 +299,11 @@ class TFLiteRunner:
             return (output.astype("float32") - zero_point) * np.float32(scale)
         return output.astype("float32") if dtype.kind == "f" else output
 
-    def _without_batch(self, output):
+    def _without_batch(self, output: np.ndarray) -> np.ndarray:
         batched = any(shape and shape[0] == 1 for shape in self._shapes)
         return output[0] if batched and output.ndim and output.shape[0] == 1 else output
 
-    def _signature(self):
+    def _signature(self) -> dict[str, dict[str, int]]:
         """`{"inputs": {name: tensor}, "outputs": …}` of the main graph, or nothing."""
         try:
             signatures = self.interpreter._get_full_signature_list()
@@ -314,7 +315,7 @@ class TFLiteRunner:
                 return signature
         return {}
 
-    def _failure(self, error, where=""):
+    def _failure(self, error: Exception, where: str = "") -> ExportError:
         reason = " ".join(str(error).split())
         if "TFLM_DECODE" in reason:
             reason = "one encoded for TFLite Micro, which LiteRT cannot run; take the plain file"
@@ -323,7 +324,7 @@ class TFLiteRunner:
         )
 
 
-def _names(details, signature):
+def _names(details: Iterable[dict[str, Any]], signature: Mapping[str, int]) -> tuple[str, ...]:
     """Names of a file's inputs or outputs: the signature's, else the tensors' own."""
     by_index: dict[int, str] = {}
     for name, index in signature.items():
@@ -331,18 +332,18 @@ def _names(details, signature):
     return tuple(by_index.get(detail["index"], _plain(detail["name"])) for detail in details)
 
 
-def _plain(name):
+def _plain(name: str) -> str:
     """A tensor's name without what the converter adds: `serving_default_x:0` is `x`."""
     return name.removeprefix(PREFIX).removesuffix(":0")
 
 
-def _find(given, name, detail):
+def _find(given: Mapping[str, Any], name: str, detail: Mapping[str, Any]) -> str | None:
     """The key of a dict that means an input, or `None`."""
     names = (name, detail["name"], _plain(detail["name"]))
     return next((key for key in names if key in given), None)
 
 
-def _fits(shape, expected):
+def _fits(shape: Sequence[int], expected: Sequence[int]) -> bool:
     """Whether a shape is the expected one, where −1 stands for any size."""
     return len(shape) == len(expected) and all(
         size == wanted or (wanted == -1 and size > 0)
@@ -350,13 +351,13 @@ def _fits(shape, expected):
     )
 
 
-def _shape_text(shape):
+def _shape_text(shape: Sequence[int]) -> str:
     """A shape for a message, an open size as `any`."""
     sizes = ["any" if size == -1 else str(size) for size in shape]
     return f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"
 
 
-def _batch_text(shape):
+def _batch_text(shape: Sequence[int]) -> str:
     if shape and shape[0] not in (1, -1):
         return f", for the file has no batch axis of 1 but {shape[0]}"
     return ""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from cnn_l1.tflite.file import ExportError, operator_name, parse, reads_a_file
+from cnn_l1.tflite.runner import TFLiteRunner
 
 # Where an operator takes ids, and the table they choose from: (ids, table).
 LOOKUPS = {"GATHER": (1, 0), "GATHER_ND": (1, 0), "EMBEDDING_LOOKUP": (0, 1)}
@@ -62,7 +66,9 @@ def id_bounds(content: bytes) -> dict[int, int]:
     return bounds
 
 
-def random_inputs(interpreter, bounds=None, zeros=False):
+def random_inputs(
+    interpreter: Any, bounds: Mapping[int, int] | None = None, zeros: bool = False
+) -> None:
     """Set inputs that are not all equal, for some kernels are faster on zeros.
 
     Args:
@@ -89,7 +95,7 @@ def random_inputs(interpreter, bounds=None, zeros=False):
         interpreter.set_tensor(detail["index"], np.asarray(values).astype(dtype))
 
 
-def run_once(runner, content: bytes) -> tuple[int, ...] | None:
+def run_once(runner: TFLiteRunner, content: bytes) -> tuple[int, ...] | None:
     """Run a file once on random inputs, and leave them set.
 
     Args:

@@ -1,11 +1,12 @@
 """Arrays for several inputs or outputs: as lists, tuples or dicts, as users hold them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 
-def in_order(values, names, argument, single=False):
+def in_order(values: Any, names: Sequence[str], argument: str, single: bool = False) -> list[Any]:
     """What is given for several inputs or outputs, as a list in the order of a file.
 
     Args:
@@ -40,7 +41,7 @@ def in_order(values, names, argument, single=False):
     return list(values)
 
 
-def mapped(function, structure):
+def mapped(function: Callable[[Any], Any], structure: Any) -> Any:
     """A function of each array in a dict, list or tuple, or of one array."""
     if isinstance(structure, Mapping):
         return {name: mapped(function, value) for name, value in structure.items()}
@@ -49,12 +50,12 @@ def mapped(function, structure):
     return function(structure)
 
 
-def is_array(value):
+def is_array(value: Any) -> bool:
     """Whether something is an array or tensor, of any library."""
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
-def common_length(arrays):
+def common_length(arrays: Iterable[np.ndarray]) -> int:
     """How many examples arrays hold; a `ValueError` unless all hold as many."""
     lengths = {len(array) if array.ndim else 0 for array in arrays}
     if len(lengths) != 1:
@@ -65,7 +66,7 @@ def common_length(arrays):
     return lengths.pop()
 
 
-def as_dtype(value, dtype, name):
+def as_dtype(value: Any, dtype: Any, name: str) -> np.ndarray:
     """An array in a dtype; a `ValueError` if its numbers do not fit into it."""
     value, dtype = np.asarray(value), np.dtype(dtype)
     cast = value.astype(dtype, copy=False)
@@ -77,7 +78,7 @@ def as_dtype(value, dtype, name):
     return cast
 
 
-def as_float32(value):
+def as_float32(value: Any) -> np.ndarray:
     """An array with its floats in float32; integers as they are."""
     value = np.asarray(value)
     return value.astype("float32", copy=False) if value.dtype.kind == "f" else value

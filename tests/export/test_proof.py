@@ -128,12 +128,12 @@ def test_nothing_is_written_over_a_file_when_the_proof_fails(tmp_path, monkeypat
     path = tmp_path / "m.tflite"
     path.write_bytes(b"before")
     other = network(seed=1)
-    right = conversion.convert_model
+    right = conversion.convert_tables
 
     def wrong(model, *arguments, **settings):
         return right(tflite.plain_copy(other, batch_size=1), *arguments, **settings)
 
-    monkeypatch.setattr(tflite, "convert_model", wrong)
+    monkeypatch.setattr(tflite, "convert_tables", wrong)
     with pytest.raises(ExportError, match=r"m.tflite \(float32\): expected Keras' outputs"):
         tflite.export_tflite(network(), path)
     assert [one.name for one in tmp_path.iterdir()] == ["m.tflite"]

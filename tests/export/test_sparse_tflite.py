@@ -18,6 +18,7 @@ from cnn_l1.models import builders
 from cnn_l1.process import silence
 from cnn_l1.tflite import file as tflite_file
 from cnn_l1.tflite import metadata
+from cnn_l1.tflite.file import parse
 
 SAME, VALID = schema.Padding.SAME, schema.Padding.VALID
 PART = 0.85
@@ -458,9 +459,9 @@ def test_export_refuses_a_file_that_is_not_the_network(compliant):
         buffer.data = np.frombuffer(values.tobytes(), "uint8")
 
     wrong = edited(compliant, edit)
-    sparse_file._check_weights("a", compliant, compliant)
+    sparse_file._check_weights("a", parse(compliant), parse(compliant))
     with pytest.raises(tflite.ExportError, match="decode to the dense file's"):
-        sparse_file._check_weights("a", wrong, compliant)
+        sparse_file._check_weights("a", parse(wrong), parse(compliant))
     assert sparse_file._check_outputs("a", compliant, compliant, None) == 0.0
     with pytest.raises(tflite.ExportError, match="expected the dense file's outputs"):
         sparse_file._check_outputs("a", wrong, compliant, None)

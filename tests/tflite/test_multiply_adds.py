@@ -8,8 +8,8 @@ from ai_edge_litert import schema_py_generated as schema
 from keras import layers
 
 from cnn_l1.process.silence import silenced
-from cnn_l1.tflite.file import INT4, count_tflite_macs, pack, read_constant
-from cnn_l1.tflite.multiply_adds import FileMacs, file_macs
+from cnn_l1.tflite.file import INT4, pack, read_constant
+from cnn_l1.tflite.multiply_adds import FileMacs, count_tflite_macs, file_macs
 
 
 def convert(model, **attributes):
