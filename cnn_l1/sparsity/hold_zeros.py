@@ -56,7 +56,7 @@ class HoldZeros(keras.optimizers.Optimizer):
 
     Example:
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
-        >>> model.layers[0].kernel.assign([[1.0, 0.0], [0.0, 1.0]])
+        >>> model.layers[0].set_weights([np.eye(2), np.zeros(2)])
         >>> model.compile(cnn_l1.HoldZeros(keras.optimizers.Adam()), "mse")
         >>> history = model.fit(np.ones((8, 2)), np.ones((8, 2)), verbose=0)
         >>> cnn_l1.count(model).zeros
