@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from cnn_l1.graph.reading import as_functional, input_name
+from cnn_l1.process import keras_internals
 
 LIMIT = 500  # examples taken of what may never end
 
@@ -36,7 +37,7 @@ def input_specs(model: keras.Model) -> list[InputSpec]:
             tuple(tensor.shape[1:]),
             keras.backend.standardize_dtype(tensor.dtype),
         )
-        for tensor in functional._inputs
+        for tensor in keras_internals.input_tensors(functional)
     ]
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from cnn_l1.config.formats import FORMATS
 from cnn_l1.export.copying import copy_with_safe_names
 from cnn_l1.graph.reading import as_functional, input_name
+from cnn_l1.process import keras_internals
 from cnn_l1.process.silence import silenced
 from cnn_l1.tflite.file import ExportError, pack, parse
 
@@ -111,7 +112,10 @@ def _check_one_size(examples: list[list[np.ndarray]]) -> None:
 def has_several(model: keras.Model) -> bool:
     """Whether a model has several inputs or several outputs."""
     functional = as_functional(model)
-    return len(functional._inputs) > 1 or len(functional._outputs) > 1
+    return (
+        len(keras_internals.input_tensors(functional)) > 1
+        or len(keras_internals.output_tensors(functional)) > 1
+    )
 
 
 def input_names(model: keras.Model) -> list[str]:
@@ -125,11 +129,14 @@ def output_names(model: keras.Model) -> list[str]:
     The keys of a dict; else the names of the layers that give them.
     """
     functional = as_functional(model)
-    paths = [path for path, _ in keras.tree.flatten_with_path(functional._outputs_struct)]
+    paths = [
+        path
+        for path, _ in keras.tree.flatten_with_path(keras_internals.output_structure(functional))
+    ]
     names = []
-    for path, tensor in zip(paths, functional._outputs, strict=True):
+    for path, tensor in zip(paths, keras_internals.output_tensors(functional), strict=True):
         keyed = all(isinstance(part, str) for part in path) and path
-        names.append("/".join(path) if keyed else tensor._keras_history.operation.name)
+        names.append("/".join(path) if keyed else keras_internals.maker_of(tensor)[0].name)
     unique: list[str] = []
     for name in names:
         candidate, number = name, 1
@@ -146,12 +153,14 @@ def trace(model: keras.Model, folder: pathlib.Path) -> None:
     functional = as_functional(model)
     several = has_several(model)
     specs = []
-    for number, tensor in enumerate(functional._inputs):
+    for number, tensor in enumerate(keras_internals.input_tensors(functional)):
         name = f"input_{number:04d}" if several else identifier(tensor.name)
         specs.append(tf.TensorSpec(tensor.shape, tensor.dtype, name=name))
 
     def serve(*tensors: Any) -> Any:
-        packed = keras.tree.pack_sequence_as(functional._inputs_struct, list(tensors))
+        packed = keras.tree.pack_sequence_as(
+            keras_internals.input_structure(functional), list(tensors)
+        )
         outputs = keras.tree.flatten(model(packed, training=False))
         given = [id(tensor) for tensor in tensors]
         # An input that is passed on.
@@ -302,7 +311,11 @@ def _refusal(model: keras.Model, kind: str, error: Exception) -> ExportError:
     """The error of ours for whatever went wrong in a conversion."""
     if isinstance(error, ExportError):
         return error
-    layers = [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
+    layers = [
+        layer
+        for layer in keras_internals.flatten_layers(model)
+        if not isinstance(layer, keras.Model)
+    ]
     kinds = dict.fromkeys(type(layer).__name__ for layer in layers)
     kinds.pop("InputLayer", None)
     listed = ", ".join(list(kinds)[:12]) + (", …" if len(kinds) > 12 else "")

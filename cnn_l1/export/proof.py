@@ -10,6 +10,7 @@ from cnn_l1.export.calibration import InputSpec, input_specs
 from cnn_l1.export.conversion import output_names
 from cnn_l1.export.copying import input_shapes
 from cnn_l1.graph.reading import GraphError, as_functional, read_graph
+from cnn_l1.process import keras_internals
 from cnn_l1.tflite.file import ExportError, operator_name, parse
 from cnn_l1.tflite.runner import TFLiteRunner
 
@@ -367,7 +368,7 @@ def _vocabulary(operation: Any) -> int:
     """How many different ids an operation takes, or 0 where it takes none."""
     parts = [operation]
     if isinstance(operation, keras.layers.Layer):
-        parts = list(operation._flatten_layers())
+        parts = keras_internals.flatten_layers(operation)
     sizes = []
     for part in parts:
         for attribute in ("input_dim", "num_tokens", "num_classes", "depth"):

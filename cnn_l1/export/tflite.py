@@ -15,6 +15,7 @@ from cnn_l1.export.onnx_file import export_onnx  # noqa: F401
 from cnn_l1.export.proof import prove_tflite
 from cnn_l1.export.saved_model_file import export_saved_model  # noqa: F401
 from cnn_l1.export.stored_zeros import check_tflite, file_layouts, lost_zeros  # noqa: F401
+from cnn_l1.process import keras_internals
 from cnn_l1.tflite.file import ExportError, TFLiteFile, float_operators, read_tflite  # noqa: F401
 
 # The kinds of TFLite files that `export_tflite` writes.
@@ -144,7 +145,7 @@ def export_tflite(
 
 
 def _computes_in_float32(model: keras.Model) -> bool:
-    dtypes = {str(layer.compute_dtype) for layer in model._flatten_layers()}
+    dtypes = {str(layer.compute_dtype) for layer in keras_internals.flatten_layers(model)}
     return not dtypes & {"float16", "bfloat16", "float64"}
 
 
