@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from cnn_l1.graph.reading import as_functional, input_name
+from cnn_l1.process import keras_internals
 
 LIMIT = 500  # examples taken of what may never end
 
@@ -36,7 +37,7 @@ def input_specs(model: keras.Model) -> list[InputSpec]:
             tuple(tensor.shape[1:]),
             keras.backend.standardize_dtype(tensor.dtype),
         )
-        for tensor in functional._inputs
+        for tensor in keras_internals.input_tensors(functional)
     ]
 
 
@@ -67,7 +68,7 @@ def read_examples(
 
 def _input_keys(model: keras.Model) -> list[Any]:
     """The keys of a model that takes a dict, in its own order of inputs; else empty."""
-    structure = as_functional(model)._inputs_struct
+    structure = keras_internals.input_structure(as_functional(model))
     return sorted(structure) if isinstance(structure, dict) else []
 
 

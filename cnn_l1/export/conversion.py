@@ -27,6 +27,7 @@ from cnn_l1.config.formats import FORMATS
 from cnn_l1.export.copying import copy_with_safe_names
 from cnn_l1.export.names import has_several, identifier, put_in_order
 from cnn_l1.graph.reading import as_functional
+from cnn_l1.process import keras_internals
 from cnn_l1.process.silence import silenced
 from cnn_l1.tflite.file import ExportError, pack, parse
 from cnn_l1.tflite.runner import TFLiteRunner
@@ -136,12 +137,14 @@ def trace(model: keras.Model, folder: pathlib.Path) -> None:
     functional = as_functional(model)
     several = has_several(model)
     specs = []
-    for number, tensor in enumerate(functional._inputs):
+    for number, tensor in enumerate(keras_internals.input_tensors(functional)):
         name = f"input_{number:04d}" if several else identifier(tensor.name)
         specs.append(tf.TensorSpec(tensor.shape, tensor.dtype, name=name))
 
     def serve(*tensors: Any) -> Any:
-        packed = keras.tree.pack_sequence_as(functional._inputs_struct, list(tensors))
+        packed = keras.tree.pack_sequence_as(
+            keras_internals.input_structure(functional), list(tensors)
+        )
         outputs = keras.tree.flatten(model(packed, training=False))
         given = [id(tensor) for tensor in tensors]
         # An input that is passed on.
@@ -279,7 +282,11 @@ def _refusal(model: keras.Model, kind: str, error: Exception) -> ExportError:
     """The error of ours for whatever went wrong in a conversion."""
     if isinstance(error, ExportError):
         return error
-    layers = [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
+    layers = [
+        layer
+        for layer in keras_internals.flatten_layers(model)
+        if not isinstance(layer, keras.Model)
+    ]
     kinds = dict.fromkeys(type(layer).__name__ for layer in layers)
     kinds.pop("InputLayer", None)
     listed = ", ".join(list(kinds)[:12]) + (", …" if len(kinds) > 12 else "")

@@ -1,7 +1,6 @@
 """Copies of Keras models: the same graph and weights, with nothing of this package in them."""
 
 import contextlib
-import copy
 import re
 import tempfile
 import types
@@ -10,9 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-from keras.src.saving.serialization_lib import SafeModeScope
 
 from cnn_l1.graph.reading import as_functional, input_name, read_graph, settle
+from cnn_l1.process import keras_internals
 from cnn_l1.sparsity.penalties import PACKAGE
 from cnn_l1.tflite.file import ExportError
 
@@ -95,7 +94,7 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\-]*")
 
 def copy_with_safe_names(model: keras.Model) -> keras.Model:
     """A copy whose layers have names that TensorFlow takes; the model itself if they do."""
-    if all(SAFE_NAME.fullmatch(layer.name) for layer in model._flatten_layers()):
+    if all(SAFE_NAME.fullmatch(layer.name) for layer in keras_internals.flatten_layers(model)):
         return model
     return _Copier(rename=True).copy(model, input_shapes(model))
 
@@ -128,8 +127,8 @@ def input_shapes(
         ValueError: If `input_shape` does not fit.
     """
     functional = as_functional(model)
-    names = [input_name(tensor) for tensor in functional._inputs]
-    own = [tuple(tensor.shape) for tensor in functional._inputs]
+    names = [input_name(tensor) for tensor in keras_internals.input_tensors(functional)]
+    own = [tuple(tensor.shape) for tensor in keras_internals.input_tensors(functional)]
     given = _by_input(input_shape, names)
     shapes = []
     for name, shape, wanted in zip(names, own, given, strict=True):
@@ -209,9 +208,9 @@ class _Copier:
     ) -> keras.Model:
         functional = as_functional(model)
         if shapes is None:
-            shapes = [tuple(tensor.shape) for tensor in functional._inputs]
+            shapes = [tuple(tensor.shape) for tensor in keras_internals.input_tensors(functional)]
         inputs = []
-        for tensor, shape in zip(functional._inputs, shapes, strict=True):
+        for tensor, shape in zip(keras_internals.input_tensors(functional), shapes, strict=True):
             changes = {"batch_shape": tuple(shape), "name": self.name(input_name(tensor))}
             if input_name(tensor) in whole:
                 changes["dtype"] = "int32"
@@ -219,13 +218,15 @@ class _Copier:
         if isinstance(model, keras.Sequential):
             made = [self.operation(layer) for layer in model.layers]
             result = keras.Sequential(
-                [inputs[0]._keras_history.operation, *made], name=self.name(model.name)
+                [keras_internals.maker_of(inputs[0])[0], *made], name=self.name(model.name)
             )
             if not made:  # a stack of no layers
                 result.build(inputs[0].shape)
         else:
-            outputs = functional._run_through_graph(inputs, operation_fn=self.operation)
-            packed = keras.tree.pack_sequence_as(functional._inputs_struct, inputs)
+            outputs = keras_internals.run_graph(functional, inputs, self.operation)
+            packed = keras.tree.pack_sequence_as(
+                keras_internals.input_structure(functional), inputs
+            )
             result = keras.Model(packed, outputs, name=self.name(model.name))
         self.made[id(model)] = result
         return result
@@ -240,9 +241,8 @@ class _Copier:
             self.pairs.append((operation, new))
         else:
             # An operation, such as `x + y`: the same one, without the calls made of it.
-            new = copy.copy(operation)
+            new = keras_internals.without_calls(operation)
             new.name = self.name(operation.name)
-            new._inbound_nodes, new._outbound_nodes = [], []
         self.made[id(operation)] = new
         return new
 
@@ -271,7 +271,7 @@ def _copy_state(layer: keras.layers.Layer, new: keras.layers.Layer) -> None:
 
 
 def _new_input(tensor: Any, changes: dict[str, Any]) -> Any:
-    layer = tensor._keras_history.operation
+    layer = keras_internals.maker_of(tensor)[0]
     config = layer.get_config() | changes
     return type(layer).from_config(config).output
 
@@ -283,7 +283,7 @@ def _copy_layer(layer: keras.layers.Layer, rename: Callable[[str], str]) -> kera
             functions = {
                 "function": layer.function,
                 "mask": layer.mask,
-                "output_shape": layer._output_shape,
+                "output_shape": keras_internals.lambda_output_shape(layer),
             }
             return keras.layers.Lambda(**(config | functions))
         for key, value in config.items():
@@ -301,13 +301,13 @@ def _copy_layer(layer: keras.layers.Layer, rename: Callable[[str], str]) -> kera
 def _own_objects(layer: keras.layers.Layer) -> Iterator[None]:
     """Let classes and functions inside a layer be found, registered or not."""
     found: dict[str, Any] = {}
-    for inner in layer._flatten_layers():
+    for inner in keras_internals.flatten_layers(layer):
         found[type(inner).__name__] = type(inner)
         for value in list(vars(inner).values()):
             if isinstance(value, types.FunctionType):
                 found[value.__name__] = value
     # What is deserialized here is the code of a layer that already runs in this process.
-    with SafeModeScope(False), keras.saving.CustomObjectScope(found):
+    with keras_internals.unsafe_deserialization(), keras.saving.CustomObjectScope(found):
         yield
 
 

@@ -9,18 +9,22 @@ import numpy as np
 from ai_edge_litert.tools import flatbuffer_utils
 
 from cnn_l1.graph.reading import as_functional, input_name
+from cnn_l1.process import keras_internals
 from cnn_l1.tflite.file import ExportError, pack, parse
 
 
 def has_several(model: keras.Model) -> bool:
     """Whether a model has several inputs or several outputs."""
     functional = as_functional(model)
-    return len(functional._inputs) > 1 or len(functional._outputs) > 1
+    return (
+        len(keras_internals.input_tensors(functional)) > 1
+        or len(keras_internals.output_tensors(functional)) > 1
+    )
 
 
 def input_names(model: keras.Model) -> list[str]:
     """The names of a model's inputs, in its order."""
-    return [input_name(tensor) for tensor in as_functional(model)._inputs]
+    return [input_name(tensor) for tensor in keras_internals.input_tensors(as_functional(model))]
 
 
 def output_names(model: keras.Model) -> list[str]:
@@ -29,11 +33,14 @@ def output_names(model: keras.Model) -> list[str]:
     The keys of a dict; else the names of the layers that give them.
     """
     functional = as_functional(model)
-    paths = [path for path, _ in keras.tree.flatten_with_path(functional._outputs_struct)]
+    paths = [
+        path
+        for path, _ in keras.tree.flatten_with_path(keras_internals.output_structure(functional))
+    ]
     names = []
-    for path, tensor in zip(paths, functional._outputs, strict=True):
+    for path, tensor in zip(paths, keras_internals.output_tensors(functional), strict=True):
         keyed = all(isinstance(part, str) for part in path) and path
-        names.append("/".join(path) if keyed else tensor._keras_history.operation.name)
+        names.append("/".join(path) if keyed else keras_internals.maker_of(tensor)[0].name)
     unique: list[str] = []
     for name in names:
         candidate, number = name, 1

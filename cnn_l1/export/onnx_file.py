@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.export.tf2onnx_lib import patch_tf2onnx
 
 from cnn_l1.config.formats import Format
 from cnn_l1.export.copying import copy_with_safe_names, plain_copy
@@ -17,6 +16,7 @@ from cnn_l1.export.names import input_names, output_names
 from cnn_l1.export.proof import failure_of, invented_examples
 from cnn_l1.export.writing import write_whole
 from cnn_l1.graph.reading import as_functional
+from cnn_l1.process import keras_internals
 from cnn_l1.process.silence import silenced
 from cnn_l1.tflite.file import ExportError
 
@@ -86,15 +86,17 @@ def _convert(model: keras.Model, path: pathlib.Path) -> dict[str, np.ndarray]:
     import tf2onnx  # an optional package
 
     functional = as_functional(model)
-    several = len(functional._inputs) > 1
+    several = len(keras_internals.input_tensors(functional)) > 1
     specs = [
         tf.TensorSpec(tensor.shape, tensor.dtype, name=f"input_{n:04d}" if several else tensor.name)
-        for n, tensor in enumerate(functional._inputs)
+        for n, tensor in enumerate(keras_internals.input_tensors(functional))
     ]
 
     @tf.function(input_signature=specs, autograph=False)
     def serve(*tensors: Any) -> Any:
-        packed = keras.tree.pack_sequence_as(functional._inputs_struct, list(tensors))
+        packed = keras.tree.pack_sequence_as(
+            keras_internals.input_structure(functional), list(tensors)
+        )
         outputs = keras.tree.flatten(model(packed, training=False))
         given = [id(tensor) for tensor in tensors]
         outputs = [tf.identity(one) if id(one) in given else one for one in outputs]
@@ -102,7 +104,7 @@ def _convert(model: keras.Model, path: pathlib.Path) -> dict[str, np.ndarray]:
             return outputs[0]
         return {f"output_{number:04d}": output for number, output in enumerate(outputs)}
 
-    patch_tf2onnx()
+    keras_internals.patch_tf2onnx()
     tf2onnx.convert.from_function(serve, specs, output_path=str(path))
     captures = serve.get_concrete_function().graph.captures
     return {

@@ -10,6 +10,7 @@ from cnn_l1.export.calibration import InputSpec, input_specs
 from cnn_l1.export.copying import input_shapes
 from cnn_l1.export.names import output_names
 from cnn_l1.graph.reading import GraphError, as_functional, read_graph
+from cnn_l1.process import keras_internals
 from cnn_l1.tflite.file import ExportError, operator_name, parse
 from cnn_l1.tflite.runner import TFLiteRunner
 
@@ -178,7 +179,9 @@ def _run(runner: TFLiteRunner, example: list[np.ndarray]) -> list[np.ndarray]:
 def predict(model: keras.Model, examples: list[list[np.ndarray]], name: str) -> list[np.ndarray]:
     """Keras' outputs on examples, flattened, as arrays."""
     columns = [np.stack(column) for column in zip(*examples, strict=True)]
-    packed = keras.tree.pack_sequence_as(as_functional(model)._inputs_struct, columns)
+    packed = keras.tree.pack_sequence_as(
+        keras_internals.input_structure(as_functional(model)), columns
+    )
     try:
         outputs = keras.tree.flatten(model(packed, training=False))
     except Exception as error:  # whatever layers raise on inputs that they do not take
@@ -367,7 +370,7 @@ def _vocabulary(operation: Any) -> int:
     """How many different ids an operation takes, or 0 where it takes none."""
     parts = [operation]
     if isinstance(operation, keras.layers.Layer):
-        parts = list(operation._flatten_layers())
+        parts = keras_internals.flatten_layers(operation)
     sizes = []
     for part in parts:
         for attribute in ("input_dim", "num_tokens", "num_classes", "depth"):

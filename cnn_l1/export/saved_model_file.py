@@ -18,6 +18,7 @@ from cnn_l1.export.formats import Inputs
 from cnn_l1.export.names import identifier
 from cnn_l1.export.proof import failure_of, invented_examples
 from cnn_l1.graph.reading import as_functional
+from cnn_l1.process import keras_internals
 from cnn_l1.process.silence import silenced
 from cnn_l1.tflite.file import ExportError
 
@@ -82,12 +83,12 @@ def write_saved_model(model: keras.Model, path: pathlib.Path, form: Format, inpu
 
 def _write(model: keras.Model, folder: pathlib.Path) -> None:
     functional = as_functional(model)
-    tensors = functional._inputs
+    tensors = keras_internals.input_tensors(functional)
     specs = [
         tf.TensorSpec(tensor.shape, tensor.dtype, name=identifier(tensor.name, number))
         for number, tensor in enumerate(tensors)
     ]
-    packed = keras.tree.pack_sequence_as(functional._inputs_struct, specs)
+    packed = keras.tree.pack_sequence_as(keras_internals.input_structure(functional), specs)
 
     def serve(inputs: Any) -> Any:
         given = [id(tensor) for tensor in keras.tree.flatten(inputs)]
@@ -113,7 +114,9 @@ def _prove(folder: pathlib.Path, model: keras.Model, name: str) -> None:
     with silenced():
         loaded = tf.saved_model.load(str(folder))
     columns = [tf.constant(np.stack(column)) for column in zip(*examples, strict=True)]
-    outputs = loaded.serve(keras.tree.pack_sequence_as(functional._inputs_struct, columns))
+    outputs = loaded.serve(
+        keras.tree.pack_sequence_as(keras_internals.input_structure(functional), columns)
+    )
     received = [
         (tf.cast(one, tf.float32) if one.dtype == tf.bfloat16 else one).numpy()
         for one in keras.tree.flatten(outputs)

@@ -18,6 +18,7 @@ from cnn_l1.export.proof import prove_tflite
 from cnn_l1.export.saved_model_file import export_saved_model  # noqa: F401
 from cnn_l1.export.stored_zeros import check_tflite, file_layouts, lost_zeros  # noqa: F401
 from cnn_l1.export.writing import write_whole
+from cnn_l1.process import keras_internals
 from cnn_l1.tflite.file import (  # noqa: F401
     ExportError,
     TFLiteFile,
@@ -182,7 +183,7 @@ def _build(
 
 
 def _computes_in_float32(model: keras.Model) -> bool:
-    dtypes = {str(layer.compute_dtype) for layer in model._flatten_layers()}
+    dtypes = {str(layer.compute_dtype) for layer in keras_internals.flatten_layers(model)}
     return not dtypes & {"float16", "bfloat16", "float64"}
 
 

@@ -174,8 +174,12 @@ class Analysis:
 class Slice:
     """Along `axis` of a weight, position `i` belongs to the channel `labels[i]`.
 
-    `role` is `"own"` where the weights belong to the channel and go with it, and
-    `"read"` where they only read it.
+    Attributes:
+        variable: The weight.
+        axis: The axis that numbers channels.
+        labels: `(variable.shape[axis],)` labels.
+        role: `"own"` along output channels, which go with their weights; `"read"` along
+            input channels, which others make.
     """
 
     variable: Any
@@ -185,9 +189,13 @@ class Slice:
 
 
 class Rule:
-    """What a kind of layer does to channels; the default passes them through."""
+    """What a kind of layer does to channels; the default passes them through.
 
-    reads = False  # whether it reads its input channels, and makes new ones
+    A new rule overrides `couple`, or `constant` alone where channels pass through; with
+    weights also `slices`, and `config` where a setting names a number of channels.
+    """
+
+    reads = False  # whether every output channel depends on all input channels
 
     def couple(self, analysis: Analysis, call: Call) -> None:
         """Give the call's outputs their labels and constants."""
@@ -202,6 +210,7 @@ class Rule:
         return constants
 
     def slices(self, analysis: Analysis, call: Call) -> list[Slice]:
+        """Which positions of the layer's weights belong to which channels."""
         return []
 
     def config(self, analysis: Analysis, call: Call, kept: Kept) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Every channel of every tensor carries a label. Layers that bind channels together,
 such as an addition, unite their labels, so a label names everything that must go
-for a channel to go. Shrinking and group penalties both read their groups here.
+for a channel to go. Channel removal and group penalties take their groups from here.
 """
 
 import dataclasses

@@ -11,7 +11,7 @@ from cnn_l1.graph.reading import Call, Value
 
 
 class WeightedLayer(Rule):
-    """A layer that reads channels and makes new ones: `y = activation(x · kernel + bias)`."""
+    """A weighted layer: it reads channels and makes others, `activation(x · kernel + bias)`."""
 
     reads = True
 
@@ -43,7 +43,7 @@ class WeightedLayer(Rule):
         return channel_axis(layer, len(value.shape))
 
     def bind(self, analysis: Analysis, call: Call, read: Array, own: Array) -> None:
-        """Unite what goes together through the layer; nothing, where it reads all."""
+        """Unite input with output channels that go together; none, where all are read."""
 
     def output_constants(self, layer: Any, constants: Array) -> Array:
         table = self.table(layer)

@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from cnn_l1.process import keras_internals
+
 FUSED_DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -43,7 +45,7 @@ def fused_batch_norm(model: keras.Model) -> Iterator[list[str]]:
     held: list[keras.layers.Layer] = []
     try:
         if keras.backend.backend() == "tensorflow":
-            for layer in model._flatten_layers():
+            for layer in keras_internals.flatten_layers(model):
                 if _can_fuse(layer):
                     _hold(layer)
                     held.append(layer)

@@ -4,6 +4,7 @@ Names that begin with an underscore, and modules below `keras.src`, may change w
 version of Keras. They stand here and nowhere else, so that an upgrade touches one file.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -70,6 +71,13 @@ def attention_projections(layer: Any) -> tuple[Any, Any, Any, Any]:
 def takes_training(operation: Any) -> bool:
     """Whether the `call` of a layer has an argument `training`."""
     return bool(getattr(operation, "_call_has_training_arg", False))
+
+
+def without_calls(operation: Any) -> Any:
+    """A copy of an operation, such as `x + y`, that was not called yet."""
+    new = copy.copy(operation)
+    new._inbound_nodes, new._outbound_nodes = [], []
+    return new
 
 
 def lambda_output_shape(layer: Any) -> Any:
@@ -142,6 +150,18 @@ def mask_of(tensor: Any) -> Any:
 def cast_operation(dtype: Any, name: str) -> Any:
     """The operation that `keras.ops.cast` leaves in a graph."""
     return Cast(dtype, name=name)
+
+
+def run_graph(functional: Any, inputs: Any, operation_of: Callable[[Any], Any]) -> Any:
+    """The outputs of a Functional model's graph, with other operations in the places of its own."""
+    return functional._run_through_graph(inputs, operation_fn=operation_of)
+
+
+def patch_tf2onnx() -> None:
+    """Apply Keras' own repairs to tf2onnx, which must be installed."""
+    from keras.src.export import tf2onnx_lib  # here, for it is needed for ONNX files alone
+
+    tf2onnx_lib.patch_tf2onnx()
 
 
 def unsafe_deserialization() -> AbstractContextManager[Any]:

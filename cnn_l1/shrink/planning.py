@@ -121,7 +121,8 @@ def plan_shrink(model: Any, round_to: int = 1, allow_empty: bool = False) -> Shr
         >>> first = keras.layers.Dense(3, name="first")
         >>> layers = [keras.Input((4,)), first, keras.layers.Dense(2, name="last")]
         >>> model = keras.Sequential(layers)
-        >>> first.kernel.assign(np.eye(4, 3) * [1.0, 0.0, 1.0])  # the second unit is all zero
+        >>> kernel = np.eye(4, 3) * [1.0, 0.0, 1.0]  # the second unit is all zero
+        >>> first.set_weights([kernel, np.zeros(3)])
         >>> plan = cnn_l1.plan_shrink(model)
         >>> [(layer.name, layer.channels_before, layer.channels_after) for layer in plan.layers]
         [('first', 3, 2), ('last', 2, 2)]

@@ -51,9 +51,10 @@ def attach(
             one of the above; nothing is changed then.
 
     Example:
-        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="last")])
+        >>> layers = [keras.Input((4,)), keras.layers.Dense(3, name="last")]
+        >>> model = keras.Sequential(layers, name="small")
         >>> cnn_l1.attach(model, cnn_l1.L1(1e-3))
-        ['last/kernel']
+        ['small/last/kernel']
         >>> model.compile(cnn_l1.Proximal(keras.optimizers.Adam()), "mse")
     """
     chosen = _choose(model, penalty, kernels_only)

@@ -61,7 +61,7 @@ class SparsityMonitor(keras.callbacks.Callback):
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="last")])
-        >>> model.layers[0].kernel.assign(np.eye(4, 3))
+        >>> model.layers[0].set_weights([np.eye(4, 3), np.zeros(3)])
         >>> model.compile(cnn_l1.HoldZeros(keras.optimizers.Adam()), "mse")
         >>> data = np.ones((8, 4)), np.ones((8, 3))
         >>> history = model.fit(*data, verbose=0, callbacks=[cnn_l1.SparsityMonitor()])

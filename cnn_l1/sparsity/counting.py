@@ -160,7 +160,7 @@ def count(model: keras.Model) -> ModelCount:
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-        >>> model.layers[0].kernel.assign(np.eye(4, 3))
+        >>> model.layers[0].set_weights([np.eye(4, 3), np.zeros(3)])
         >>> cnn_l1.count(model).zeros
         9
     """

@@ -269,7 +269,7 @@ def attach_groups(
 
     Each channel that `coupling.channel_spaces` finds is a group: see
     `CoupledGroupL1`. Kernels that make no such channel, as the last layer's, get
-    `L1(l1_strength · l1_ratio)`. All other penalties of ours are taken off.
+    `L1(l1_strength · l1_ratio)`. All other penalties of `cnn_l1` are taken off.
 
     Like `attach` it sets `variable.regularizer`: `model.save` still writes a plain
     Keras model. Layers to be frozen must be so before.

@@ -32,14 +32,13 @@ FUSE_FROM_WEIGHTS = 16_384  # below, a call costs more than the passes it saves
 class HoldZeros(keras.optimizers.Optimizer):
     """Wrap an optimizer so that weights that are exactly zero stay zero.
 
-    `w_new = where(w_old == 0, 0, inner_update(w_old))`: the zeros themselves
-    are the mask, so there is none to store, save or keep in step, and momentum
-    cannot move a held weight.
+    `w_new = where(w_old == 0, 0, inner_update(w_old))`. A weight is held because it is
+    zero: there is no mask to store or save, and momentum cannot move a held weight.
 
     **Saving.** `model.save` writes the optimizer with the penalties that `attach` and
     `attach_groups` put on the model, its state, and that of `TargetSparsity` and
-    `BestWeights`; `keras.models.load_model` and `fit(initial_epoch=...)` go on as if
-    there had been no interruption. To load such a model compiled, `cnn_l1` must be
+    `BestWeights`; after `keras.models.load_model`, `fit(initial_epoch=...)` goes on as if
+    it had not been interrupted. To load such a model compiled, `cnn_l1` must be
     imported; `load_model(path, compile=False)` loads it anywhere.
 
     Args:
@@ -56,7 +55,7 @@ class HoldZeros(keras.optimizers.Optimizer):
 
     Example:
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
-        >>> model.layers[0].kernel.assign([[1.0, 0.0], [0.0, 1.0]])
+        >>> model.layers[0].set_weights([np.eye(2), np.zeros(2)])
         >>> model.compile(cnn_l1.HoldZeros(keras.optimizers.Adam()), "mse")
         >>> history = model.fit(np.ones((8, 2)), np.ones((8, 2)), verbose=0)
         >>> cnn_l1.count(model).zeros

@@ -21,9 +21,11 @@ __all__ = ["HoldZeros", "Proximal"]
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class Proximal(HoldZeros):
-    """Proximal gradient descent around any Keras optimizer: exact zeros.
+    """Wrap an optimizer so that penalties of `cnn_l1` make exact zeros.
 
-    For every variable whose `regularizer` is a `cnn_l1` penalty, one update is
+    After each update of the optimizer, weights that do not help enough are set to
+    exactly 0 (proximal gradient descent). For every variable whose `regularizer` is a
+    `cnn_l1` penalty, one update is
 
         w ← inner_update(w, gradient of the data loss)
         w ← prox of (strength_scale · penalty), with the update's own step
@@ -32,18 +34,19 @@ class Proximal(HoldZeros):
     before the inner optimizer sees it. Penalties over several variables
     (`attach_groups`) act once all of these are updated, with the step of each.
 
-    **Step.** With `threshold="scaled"` the step is the inner optimizer's own,
+    **Step.** The larger the step, the more a penalty of the same strength takes off.
+    With `threshold="scaled"` the step is the inner optimizer's own,
     element by element: `η / (1 − momentum)` for SGD, `η / (√v̂ + ε)` for Adam,
     AdamW, Nadam, Adamax, and likewise for RMSprop and Adagrad (the exact proximal
     step in their metric: ProxGen, Yun, Lozano and Yang, 2021, eq. 2). With
     `threshold="decoupled"` it is the scalar `η / (1 − momentum)`.
 
-    **Fixed point.** A scaled step stands still exactly where
+    **Where training rests.** With a scaled step, exactly where
     `0 ∈ ∇data_loss(w) + strength_scale · ∂penalty(w)` (plus the weight decay's
-    term, if there is one): the minimiser of the loss that is reported, whatever
-    the learning rate, the momentum or the preconditioner. The factor
+    term, if there is one): where the reported loss has no slope. So λ means the same
+    whatever the optimizer, the learning rate and the momentum. The factor
     `1 / (1 − momentum)` belongs to it: at rest the momentum carries
-    `−η∇ / (1 − momentum)` each step. A decoupled step around Adam stands still
+    `−η∇ / (1 − momentum)` each step. With a decoupled step around Adam, training rests
     at `0 ∈ ∇data_loss(w) / (√v̂ + ε) + ∂penalty(w)` instead: a problem whose
     strength is scaled, weight by weight, by the size of past gradients. The norm in
     `GroupL1` and `CoupledGroupL1` takes one step a group: exact for SGD, and for the

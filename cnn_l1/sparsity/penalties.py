@@ -253,11 +253,11 @@ class GroupL1(Penalty):
             no such axis.
 
     Example:
-        A kernel of a dense layer, 2 inputs and 2 units. The second unit goes as a whole:
+        A kernel of a dense layer, 4 inputs and 2 units. The second unit goes as a whole:
 
-        >>> kernel = np.array([[3.0, 0.3], [4.0, 0.4]], "float32")
-        >>> GroupL1(1.0).prox(kernel, step=1.0).numpy().round(3).tolist()
-        [[2.151, 0.0], [2.869, 0.0]]
+        >>> kernel = np.array([[4.0, 0.5]] * 4, "float32")
+        >>> GroupL1(1.0).prox(kernel, step=1.0).numpy().tolist()
+        [[3.0, 0.0], [3.0, 0.0], [3.0, 0.0], [3.0, 0.0]]
     """
 
     def __init__(

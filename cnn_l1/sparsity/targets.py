@@ -29,7 +29,12 @@ class TargetWarning(UserWarning):
 
 
 class TargetSparsity(keras.callbacks.Callback):
-    """Steer the penalties' strength to a target by a deadline, then freeze.
+    """Reach a given sparsity: steer the penalties' strength, then hold the zeros.
+
+    Several times an epoch it looks how much is zero, and makes the penalties stronger or
+    weaker. At the deadline, the end of epoch `by_epochs`, it zeroes the smallest weights
+    that are still missing, holds all zeros and switches the penalties off; the epochs
+    that follow fine-tune.
 
     **Path.** From what is zero at the start, `s₀`, to the target `s`, at the fraction
     `t` of the way to the deadline: `s + (s₀ − s) · (1 − t / 0.85)³`, then `s` (Zhu and
@@ -37,10 +42,10 @@ class TargetSparsity(keras.callbacks.Callback):
 
     **Channels.** With `macs`, each check takes out what the path asks for and the penalty
     has not zeroed; zeros are held from the first cut on, and after 0.85 of the way
-    nothing is missing any more. Those go whose part of their layer is the least at its
-    price: a channel's square over the squares of those that are no smaller (LAMP: Lee et
-    al., Layer-adaptive sparsity for the magnitude-based pruning, 2021), divided by the
-    root of the multiply-adds that go with it. The penalty makes channels small and is not
+    nothing is missing any more. The least important at their price go first: a channel's
+    square over the squares of those that are no smaller (LAMP: Lee et al., Layer-adaptive
+    sparsity for the magnitude-based pruning, 2021), divided by the root of the
+    multiply-adds that go with it. The penalty makes channels small and is not
     to choose among them, for its prices are those of the whole network: each check that
     finds channels zeroed by it halves its strength.
 
@@ -49,7 +54,7 @@ class TargetSparsity(keras.callbacks.Callback):
         log strength_scale ← log strength_scale + 16 · e · Δt + Δe
 
     by at most 40 nats over the whole way (not with `macs`). In these units networks answer
-    much alike. A strength far too high is not waited for: where half the target more is
+    much alike. A strength far too high is undone: where half the target more is
     zero than the path says (with `macs` a tenth), a quarter less is left than the target
     leaves, or a layer has become all zero ahead of the path, the trainable weights of the
     last good check come back and the strength is halved. (Units of zeros after a ReLU have

@@ -46,7 +46,7 @@ class Threshold(keras.callbacks.Callback):
         Weights below 0.1 become zero before the first step, and stay so:
 
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
-        >>> model.layers[0].kernel.assign([[1.0, 0.01], [-0.02, 1.0]])
+        >>> model.layers[0].set_weights([np.array([[1.0, 0.01], [-0.02, 1.0]]), np.zeros(2)])
         >>> model.compile(cnn_l1.HoldZeros(keras.optimizers.SGD(0.01)), "mse")
         >>> data = np.ones((8, 2)), np.ones((8, 2))
         >>> history = model.fit(*data, verbose=0, callbacks=[cnn_l1.Threshold(threshold=0.1)])
