@@ -30,7 +30,7 @@ def test_errors_of_the_disk_say_where(config_file, tmp_path, capsys, monkeypatch
 
 
 def test_dry_run_prints_and_writes_nothing(config_file, tmp_path, capsys):
-    flags = arguments(config_file, tmp_path / "run", "seed=7")
+    flags = arguments(config_file, tmp_path / "run", "seed=7", "export.formats=[]")
     assert train_main([*flags, "--dry-run"]) == 0
     assert list(tmp_path.iterdir()) == []
     printed = capsys.readouterr().out
