@@ -46,5 +46,5 @@ def test_a_source_is_made_of_the_first_that_is_chosen():
 
 
 def test_an_unknown_format_is_refused():
-    with pytest.raises(ValueError, match="expected a format, one of saved_model, .*'int9'"):
+    with pytest.raises(ValueError, match=r"expected a format, one of saved_model, .*'int9'"):
         formats.format_of("int9")

@@ -16,8 +16,7 @@ from pipeline_runs import (
 from cnn_l1.config import loading as configs
 from cnn_l1.data import sets as data
 from cnn_l1.data import tasks
-from cnn_l1.export import saved_model_file
-from cnn_l1.export import tflite as export
+from cnn_l1.export import copying, saved_model_file
 from cnn_l1.measure import measurement, on_micro
 from cnn_l1.runs import exported_files, verification
 from cnn_l1.sparsity import counting
@@ -79,7 +78,7 @@ def test_a_sparse_file_of_few_zeros_is_refused(config_file, tmp_path, capsys):
     dataset = colour(data.load)(config.data, config.seed)
     task = tasks.task_of(config.training.loss, dataset.about)
     network = stages.start_model(config, dataset, task, dataset.statistics())
-    model = export.plain_copy(network)
+    model = copying.plain_copy(network)
     written, refused = exported_files.export_files(model, tmp_path, config, dataset)
     assert not (tmp_path / SPARSE).exists()
     assert set(written) == {"model.keras", "model_float32.tflite"}
@@ -139,7 +138,7 @@ def begun(config_file):
     dataset = data.load(config.data, config.seed)
     task = tasks.task_of(config.training.loss, dataset.about)
     network = stages.start_model(config, dataset, task, dataset.statistics())
-    return export.plain_copy(network), stages.Run(config, dataset, task)
+    return copying.plain_copy(network), stages.Run(config, dataset, task)
 
 
 @pytest.mark.parametrize(
