@@ -95,7 +95,7 @@ def test_multiply_adds_are_those_of_each_kind(kind, tmp_path):
     assert tflite_file.count_tflite_macs(convert(model, tmp_path, kind)) == expected
 
 
-def test_float16_weights_are_found_behind_dequantize(tmp_path):
+def test_float16_weights_are_found_after_dequantize(tmp_path):
     keras.utils.set_random_seed(3)
     model = keras.Sequential(
         [keras.Input((9, 8, 3)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(5)]
