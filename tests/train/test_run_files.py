@@ -161,7 +161,7 @@ def test_any_error_of_one_file_is_told(begun, tmp_path, capsys, monkeypatch, pla
     }
     monkeypatch.setattr(*where[place], fail)
     network, this = begun
-    report = summary.begin_report(this, counting.count(network))
+    report = summary.begin_report(this, counting.count(network), [])
     pipeline.complete(network, network, this, [], tmp_path, report)
     assert "model_float32.tflite" in report["files"]
     told = report["refused"] | report["not_measured"]
