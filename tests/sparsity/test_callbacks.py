@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 
-from cnn_l1.sparsity import callbacks
 from cnn_l1.sparsity.callbacks import (
     BestWeights,
     DivergedError,
@@ -264,7 +263,9 @@ def test_biases_are_not_thresholded():
 def test_schedule(start, every, due, monkeypatch):
     epochs = []
     callback = Threshold(0.1, start_epochs=start, every_epochs=every)
-    monkeypatch.setattr(callbacks, "apply_threshold", lambda *_: epochs.append(epoch))
+    monkeypatch.setattr(
+        "cnn_l1.sparsity.thresholding.apply_threshold", lambda *_: epochs.append(epoch)
+    )
     callback.set_model(make_model())
     for epoch in range(6):
         callback.on_epoch_begin(epoch)
