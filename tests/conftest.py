@@ -1,10 +1,30 @@
 """What several test files share."""
 
+import gc
+
 import keras
 import pytest
 
 # Helpers whose assertions are to be told as those of tests are.
 pytest.register_assert_rewrite("pipeline_runs", "shrink_models")
+
+
+def pytest_collection_finish():
+    """Leave what was imported out of garbage collections.
+
+    TensorFlow's converter and `keras.backend.clear_session` collect at every call, and of a
+    heap that holds TensorFlow a collection takes longer than a small network's conversion.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen_heap():
+    """The same of what the tests of a file leave behind, such as functions that were traced."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def test_neither_keras_nor_tensorflow_is_imported():
     [
         "import cnn_l1, keras",
         "import keras, cnn_l1",
-        "from cnn_l1 import L1\nimport keras",
+        pytest.param("from cnn_l1 import L1\nimport keras", marks=pytest.mark.slow),
         "import cnn_l1\ncnn_l1.plan_shrink\nimport keras",
     ],
 )

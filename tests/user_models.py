@@ -56,7 +56,7 @@ def autoencoder():
 @model
 def ecg_gru():
     """A series: 1-D convolutions, then a recurrent layer."""
-    series = keras.Input((64, 2))
+    series = keras.Input((24, 2))
     x = layers.Conv1D(8, 5, padding="same", activation="relu")(series)
     x = layers.MaxPooling1D()(x)
     x = layers.SeparableConv1D(16, 3, activation="relu")(x)
@@ -68,7 +68,7 @@ def ecg_gru():
 def lstm_stack():
     return keras.Sequential(
         [
-            keras.Input((12, 6)),
+            keras.Input((5, 6)),
             layers.Bidirectional(layers.LSTM(8, return_sequences=True, unroll=True)),
             layers.LSTM(8, unroll=True),
             layers.Dense(3),

@@ -5,22 +5,35 @@ A format that fails loses its own file alone: the reason is told, and the others
 
 import contextlib
 import dataclasses
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
 
 from cnn_l1.config import loading as configs
 from cnn_l1.config.formats import FORMATS, chosen, format_of, format_of_file, source_of
 from cnn_l1.config.loading import Config, ConfigError
+from cnn_l1.config.settings import ExportConfig, MeasureConfig
+from cnn_l1.data.splits import Data, Split
 from cnn_l1.data.splits import Description as DataDescription
+from cnn_l1.data.tasks import Task
 from cnn_l1.export import sparse_file, tflite
 from cnn_l1.export.formats import SPARSE_IMAGES, print_refused, write_format
 from cnn_l1.graph import macs
 from cnn_l1.measure import measurement, on_micro
+from cnn_l1.measure.figures import Measurement
 from cnn_l1.process.failures import is_of_the_disk, reason_of, remove
 from cnn_l1.runs.folders import UNFOLDED
 from cnn_l1.shrink import fold
 from cnn_l1.tflite import encoding, metadata, micro
 
+# `{name in the run's folder: path}`, and `{name: why not}`.
+Files = dict[str, pathlib.Path]
+Reasons = dict[str, str]
 
-def check_formats(model, formats):
+
+def check_formats(model: keras.Model, formats: Iterable[str]) -> None:
     """Raise `ConfigError` for formats that the network, whatever its weights, can not have.
 
     Args:
@@ -38,7 +51,9 @@ def check_formats(model, formats):
         )
 
 
-def export_files(model, folder, config, dataset, prefix=""):
+def export_files(
+    model: keras.Model, folder: pathlib.Path, config: Config, dataset: Data, prefix: str = ""
+) -> tuple[Files, Reasons]:
     """Write the configured formats.
 
     Args:
@@ -101,13 +116,13 @@ def export_files(model, folder, config, dataset, prefix=""):
     return files, refused
 
 
-def remove_source(path):
+def remove_source(path: pathlib.Path) -> None:
     """Remove the C source of a file, if there is one."""
     for suffix in (suffix for one in FORMATS for suffix in one.suffixes):
         remove(path.with_suffix(suffix))
 
 
-def remove_wrong(files, failed, refused):
+def remove_wrong(files: Files, failed: Reasons, refused: Reasons) -> None:
     """Remove exported files that do not run, or not rightly, once they were measured.
 
     `model.keras` stays in any case.
@@ -140,7 +155,7 @@ def description_of(config: Config, about: DataDescription) -> metadata.Descripti
     )
 
 
-def input_meaning(config, about):
+def input_meaning(config: Config, about: DataDescription) -> str:
     """What a file's input is, in words."""
     scaled = config.model.normalization != "none"
     if len(about.input_shape) == 3:
@@ -148,7 +163,7 @@ def input_meaning(config, about):
     return "features in their own units: " + ", ".join(about.feature_names or ())
 
 
-def output_meaning(config, about):
+def output_meaning(config: Config, about: DataDescription) -> str:
     """What a file's output is, in words."""
     if about.class_names is None:
         return "values"
@@ -157,7 +172,14 @@ def output_meaning(config, about):
     return "logits, one a class"
 
 
-def measure_files(files, examples, networks, task, config, failed=None):
+def measure_files(
+    files: Files,
+    examples: Split,
+    networks: Mapping[str, keras.Model],
+    task: Task,
+    config: MeasureConfig,
+    failed: Reasons | None = None,
+) -> dict[str, Measurement]:
     """Measure every exported file in the runtime of its kind, and time them side by side.
 
     Args:
@@ -200,14 +222,16 @@ def measure_files(files, examples, networks, task, config, failed=None):
     return measured
 
 
-def _time(files, names, example, config):
+def _time(
+    files: Files, names: Sequence[str], example: Any, config: MeasureConfig
+) -> dict[str, tuple[float, float]]:
     paths = [files[name] for name in names]
     times = measurement.time_files(paths, [example] * len(paths), config.latency_runs)
     return dict(zip(names, times, strict=True))
 
 
 @contextlib.contextmanager
-def _told(failed, name, say=False):
+def _told(failed: Reasons | None, name: str, say: bool = False) -> Iterator[None]:
     """Put an error that leaves the block into `failed`, and go on; but the disk's are raised."""
     try:
         yield
@@ -219,7 +243,7 @@ def _told(failed, name, say=False):
             print(f"Not measured: {name}: {failed[name]}")
 
 
-def encode_files(files, settings, failed=None):
+def encode_files(files: Files, settings: ExportConfig, failed: Reasons | None = None) -> Files:
     """Write files with encoded zeros; returns `{name: path}` of those that became smaller.
 
     Args:
@@ -244,7 +268,13 @@ def encode_files(files, settings, failed=None):
     return written
 
 
-def measure_on_micro(files, examples, task, config, failed=None):
+def measure_on_micro(
+    files: Files,
+    examples: Split,
+    task: Task,
+    config: MeasureConfig,
+    failed: Reasons | None = None,
+) -> dict[str, on_micro.MicroFacts]:
     """`{name: MicroFacts}` of the files that TFLite Micro runs; the others are told.
 
     Args:

@@ -27,8 +27,7 @@ from cnn_l1.tflite import metadata
 from cnn_l1.train import pipeline
 from cnn_l1.verify import main as verify_main
 
-pytestmark = pytest.mark.slow
-
+SAVED = pathlib.Path(__file__).parents[1] / "saved"
 BLOCKS = [
     {"type": "conv", "filters": 4, "strides": 2},
     {"type": "batch_norm"},
@@ -90,6 +89,12 @@ def run_copy(finished, tmp_path):
     return copy_of(finished, tmp_path)
 
 
+@pytest.fixture
+def stored_copy(tmp_path):
+    """A small run that is kept with the tests, with no int8 file."""
+    return copy_of(SAVED / "xor_run", tmp_path)
+
+
 def mismatches(folder, repair=True, with_data=True):
     if repair:
         manifest.write_manifest(folder)
@@ -123,11 +128,13 @@ def network_files(lines):
     return {line.split(":")[0] for line in lines}
 
 
+@pytest.mark.slow
 def test_a_finished_run_verifies(finished, capsys):
     assert verify_main([str(finished)]) == 0
     assert capsys.readouterr().out == f"{finished}: every file is as reported\n"
 
 
+@pytest.mark.slow
 def test_a_run_with_every_format_verifies(every_format):
     report = json.loads((every_format / "report.json").read_text(encoding="utf-8"))
     assert {export.file_name(kind) for kind in EVERY_FORMAT if kind != "c"} < set(report["files"])
@@ -135,6 +142,7 @@ def test_a_run_with_every_format_verifies(every_format):
     assert mismatches(every_format, repair=False) == []
 
 
+@pytest.mark.slow
 def test_the_command_in_its_own_process(finished):
     command = [sys.executable, "-m", "cnn_l1.verify", str(finished), "--no-data"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -142,13 +150,13 @@ def test_the_command_in_its_own_process(finished):
     assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")
 
 
-def test_a_mismatch_is_a_line_and_exit_code_1(run_copy, capsys):
-    (run_copy / "history.csv").write_text("epoch\n", encoding="utf-8")
-    assert verify_main([str(run_copy), "--no-data"]) == 1
+def test_a_mismatch_is_a_line_and_exit_code_1(stored_copy, capsys):
+    (stored_copy / "history.csv").write_text("epoch\n", encoding="utf-8")
+    assert verify_main([str(stored_copy), "--no-data"]) == 1
     line, total = capsys.readouterr().out.splitlines()
     assert line.startswith("history.csv: expected ")
     assert line.endswith(" bytes. Received: 6")
-    assert total == f"{run_copy}: 1 mismatches"
+    assert total == f"{stored_copy}: 1 mismatches"
 
 
 @pytest.mark.parametrize("name", ["nothing", "empty"])
@@ -160,12 +168,13 @@ def test_a_folder_that_is_no_run(tmp_path, capsys, name):
     assert error.count("\n") == 1
 
 
-def test_a_broken_report_is_a_line(run_copy):
-    (run_copy / "report.json").write_text("{", encoding="utf-8")
-    (line,) = mismatches(run_copy)
+def test_a_broken_report_is_a_line(stored_copy):
+    (stored_copy / "report.json").write_text("{", encoding="utf-8")
+    (line,) = mismatches(stored_copy)
     assert line.startswith("report.json, config.yaml: expected to be read. Received: ")
 
 
+@pytest.mark.slow
 def test_a_report_without_a_figure_is_a_line(run_copy):
     def edit(report):
         del report["files"]["model_int8.tflite"]["zeros"]
@@ -175,6 +184,7 @@ def test_a_report_without_a_figure_is_a_line(run_copy):
     assert line == "report.json: expected figures of model_int8.tflite. Received: 'zeros'"
 
 
+@pytest.mark.slow
 def test_data_that_are_not_at_hand(run_copy, tmp_path, monkeypatch):
     """Another set than the report's, and it is not there either."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nowhere"))
@@ -189,16 +199,17 @@ def test_data_that_are_not_at_hand(run_copy, tmp_path, monkeypatch):
 # Tampering.
 
 
-def test_a_flipped_byte(run_copy):
-    path = run_copy / "model_float32.tflite"
+def test_a_flipped_byte(stored_copy):
+    path = stored_copy / "model_float32.tflite"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    lines = mismatches(run_copy, repair=False, with_data=False)
+    lines = mismatches(stored_copy, repair=False, with_data=False)
     assert lines[0].startswith("model_float32.tflite: expected SHA-256 ")
 
 
-def test_a_flipped_byte_in_a_weight_behind_a_repaired_manifest(run_copy):
+@pytest.mark.slow
+def test_a_flipped_byte_in_a_weight_after_a_repaired_manifest(run_copy):
     def edit(weights):
         largest = np.abs(weights).argmax()
         weights.reshape(-1).view("uint32")[largest] ^= 1 << 31  # its sign
@@ -210,20 +221,21 @@ def test_a_flipped_byte_in_a_weight_behind_a_repaired_manifest(run_copy):
     assert any("expected max_difference" in line for line in lines)
 
 
-def test_a_deleted_file(run_copy):
-    (run_copy / "model_int8.tflite").unlink()
-    lines = mismatches(run_copy, repair=False, with_data=False)
-    assert "model_int8.tflite: expected a file. Received: nothing there" in lines
+def test_a_deleted_file(stored_copy):
+    (stored_copy / "model_float32.tflite").unlink()
+    lines = mismatches(stored_copy, repair=False, with_data=False)
+    assert "model_float32.tflite: expected a file. Received: nothing there" in lines
 
 
-def test_a_file_deleted_from_folder_report_and_manifest(run_copy):
-    (run_copy / "model_float32.tflite").unlink()
-    edit_json(run_copy / "report.json", lambda r: r["files"].pop("model_float32.tflite"))
-    assert mismatches(run_copy, with_data=False) == [
+def test_a_file_deleted_from_folder_report_and_manifest(stored_copy):
+    (stored_copy / "model_float32.tflite").unlink()
+    edit_json(stored_copy / "report.json", lambda r: r["files"].pop("model_float32.tflite"))
+    assert mismatches(stored_copy, with_data=False) == [
         "report.json: expected figures of model_float32.tflite. Received: none"
     ]
 
 
+@pytest.mark.slow
 def test_c_sources_deleted_from_folder_and_manifest(run_copy):
     for suffix in (".h", ".cc"):
         (run_copy / f"model_int8{suffix}").unlink()
@@ -233,9 +245,9 @@ def test_c_sources_deleted_from_folder_and_manifest(run_copy):
     ]
 
 
-def test_an_extra_file(run_copy):
-    (run_copy / "shrunk" / "notes.txt").write_text("mine", encoding="utf-8")
-    assert mismatches(run_copy, repair=False, with_data=False) == [
+def test_an_extra_file(stored_copy):
+    (stored_copy / "shrunk" / "notes.txt").write_text("mine", encoding="utf-8")
+    assert mismatches(stored_copy, repair=False, with_data=False) == [
         "shrunk/notes.txt: expected only files that the manifest lists. Received: this"
     ]
 
@@ -249,6 +261,7 @@ def change_keras(path, edit):
     return model
 
 
+@pytest.mark.slow
 def test_changed_weights_of_the_keras_model(run_copy):
     change_keras(run_copy / "model.keras", lambda kernel: -kernel)
     size = (run_copy / "model.keras").stat().st_size
@@ -258,6 +271,7 @@ def test_changed_weights_of_the_keras_model(run_copy):
     assert {"model.keras", "model_float32.tflite", "shrunk/model.keras"} <= network_files(lines)
 
 
+@pytest.mark.slow
 def test_a_zero_of_the_keras_model_filled(run_copy):
     def edit(kernel):
         kernel[tuple(np.argwhere(kernel == 0)[0])] = 1e-12  # moves no output
@@ -268,6 +282,7 @@ def test_a_zero_of_the_keras_model_filled(run_copy):
     assert any(line.startswith("model.keras: expected zeros ") for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["float32", "int8"])
 def test_zeros_filled_in_a_file(run_copy, kind):
     def edit(weights):
@@ -282,6 +297,7 @@ def test_zeros_filled_in_a_file(run_copy, kind):
     assert "expected its zeros as zeros in the file" in line
 
 
+@pytest.mark.slow
 def test_another_networks_file(run_copy):
     shutil.copy(run_copy / "shrunk/model_float32.tflite", run_copy / "model_float32.tflite")
     size = (run_copy / "model_float32.tflite").stat().st_size
@@ -291,6 +307,7 @@ def test_another_networks_file(run_copy):
     assert "no weights of its size" in lines[0]
 
 
+@pytest.mark.slow
 def test_a_network_of_the_same_zeros_and_other_values(run_copy):
     edit_weights(run_copy / "model_float32.tflite", lambda weights: -weights)
     lines = mismatches(run_copy)
@@ -310,6 +327,7 @@ def convert(function, model, operators=None):
     return converter.convert()
 
 
+@pytest.mark.slow
 def test_a_file_without_its_weights(run_copy):
     """From concrete functions Keras 3 variables stay resources, without a value."""
     name = "model_float32.tflite"
@@ -323,6 +341,7 @@ def test_a_file_without_its_weights(run_copy):
         assert any(line.startswith(f"{name}: ") and "VAR_HANDLE" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_file_with_tensorflow_operators(run_copy):
     name = "model_float32.tflite"
 
@@ -337,6 +356,7 @@ def test_a_file_with_tensorflow_operators(run_copy):
     assert any(line.startswith(f"{name}: ") and "FLEX" in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_data", [True, False])
 def test_a_weight_that_is_not_a_number(run_copy, with_data):
     def edit(weights):
@@ -349,6 +369,7 @@ def test_a_weight_that_is_not_a_number(run_copy, with_data):
     assert f"{name}: expected finite weights. Received: NaN or infinity" in lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("figures", "told"),
     [
@@ -374,12 +395,13 @@ def test_a_changed_figure(run_copy, figures, told):
 
 @pytest.mark.parametrize("key", ["weights", "zeros", "parameters", "nonzero_parameters"])
 @pytest.mark.parametrize(("counts", "prefix"), [("counts", ""), ("shrunk_counts", "shrunk/")])
-def test_a_changed_count(run_copy, key, counts, prefix):
-    edit_json(run_copy / "report.json", lambda report: report[counts].update({key: 3}))
-    (line,) = mismatches(run_copy, with_data=False)
+def test_a_changed_count(stored_copy, key, counts, prefix):
+    edit_json(stored_copy / "report.json", lambda report: report[counts].update({key: 3}))
+    (line,) = mismatches(stored_copy, with_data=False)
     assert line.startswith(f"{prefix}model.keras: expected {key} 3. Received: ")
 
 
+@pytest.mark.slow
 def test_a_shrunk_network_that_is_another(run_copy):
     """With all of its files and figures made anew: alone, everything fits."""
     path = run_copy / "shrunk" / "model.keras"
@@ -397,6 +419,7 @@ def test_a_shrunk_network_that_is_another(run_copy):
     assert line.startswith("shrunk/model.keras: Expected the same values once channels are gone")
 
 
+@pytest.mark.slow
 def test_an_altered_c_array(run_copy):
     source = run_copy / "model_int8.cc"
     text = source.read_text(encoding="utf-8")
@@ -410,6 +433,7 @@ def test_an_altered_c_array(run_copy):
     ]
 
 
+@pytest.mark.slow
 def test_an_altered_header(run_copy):
     """A wrong scale in firmware, with the right array."""
     header = run_copy / "shrunk" / "model_int8.h"
@@ -429,22 +453,23 @@ def edit_yaml(folder, edit):
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
-def test_another_seed_in_the_config(run_copy):
-    edit_yaml(run_copy, lambda content: content.update(seed=9))
-    lines = mismatches(run_copy, with_data=False)
+def test_another_seed_in_the_config(stored_copy):
+    edit_yaml(stored_copy, lambda content: content.update(seed=9))
+    lines = mismatches(stored_copy, with_data=False)
     assert "config.yaml: expected seed 0, as in report.json. Received: 9" in lines
 
 
-def test_another_seed_in_config_and_report(run_copy):
-    edit_yaml(run_copy, lambda content: content.update(seed=9))
-    edit_json(run_copy / "report.json", lambda report: report.update(seed=9))
-    lines = mismatches(run_copy, with_data=False)
+def test_another_seed_in_config_and_report(stored_copy):
+    edit_yaml(stored_copy, lambda content: content.update(seed=9))
+    edit_json(stored_copy / "report.json", lambda report: report.update(seed=9))
+    lines = mismatches(stored_copy, with_data=False)
     assert lines
     assert {line.split(": ", 1)[1] for line in lines} == {
         "expected the config of config.yaml. Received: another"
     }
 
 
+@pytest.mark.slow
 def test_other_data_in_the_config(run_copy):
     """Data of another shape: a line for each file that does not run on them."""
     edit_yaml(run_copy, lambda content: content["data"].update(name="diabetes"))
@@ -453,6 +478,7 @@ def test_other_data_in_the_config(run_copy):
     assert any(line.startswith("model_int8.tflite: ") for line in lines)
 
 
+@pytest.mark.slow
 def test_labels_in_another_order(run_copy):
     name = "model_int8.tflite"
     content = (run_copy / name).read_bytes()
@@ -467,6 +493,7 @@ def test_labels_in_another_order(run_copy):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_data", [True, False])
 def test_a_truncated_saved_model(every_format, tmp_path, with_data):
     folder = copy_of(every_format, tmp_path)
@@ -478,6 +505,7 @@ def test_a_truncated_saved_model(every_format, tmp_path, with_data):
     assert line.startswith("saved_model: expected to ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_data", [True, False])
 def test_a_truncated_onnx_file(every_format, tmp_path, with_data):
     folder = copy_of(every_format, tmp_path)

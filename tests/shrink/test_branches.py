@@ -26,20 +26,20 @@ def add_of_constants():
     return model, {"a": 4, "b": 4, "c": 3}
 
 
-def add_of_constants_in_front_of_padding():
+def add_of_constants_before_padding():
     reader = layers.Conv2D(3, 3, padding="same", name="c")
     model = two_branches(layers.Add(), [0, 1, 2], [1, 2, 3], (0.3, 0.5), reader)
     return model, {"a": 6, "b": 6, "c": 3}
 
 
 def add_of_constants_that_cancel():
-    """0.5 - 0.5 at every position is zero, which may go in front of padding."""
+    """0.5 - 0.5 at every position is zero, which may go before padding."""
     reader = layers.Conv2D(3, 3, padding="same", name="c")
     model = two_branches(layers.Add(), [0, 1, 2], [1, 2, 3], (0.5, -0.5), reader)
     return model, {"a": 4, "b": 4, "c": 3}
 
 
-def add_read_in_front_too():
+def add_read_before_too():
     """The first branch is read elsewhere as well, channel 1 of it by nobody."""
     inputs = keras.Input((8, 8, 3))
     a, b, c, d = (layers.Conv2D(6, 3, padding="same", name=name) for name in "abcd")
@@ -98,9 +98,9 @@ def operators_instead_of_layers():
 
 CASES = (
     add_of_constants,
-    add_of_constants_in_front_of_padding,
+    add_of_constants_before_padding,
     add_of_constants_that_cancel,
-    add_read_in_front_too,
+    add_read_before_too,
     subtract,
     multiply_of_constants,
     average,
@@ -146,7 +146,7 @@ def test_a_branch_of_zeros_is_left_out(merge, norm):
         assert (entry(plan, name).macs_after, entry(plan, name).parameters_after) == (0, 0)
 
 
-def test_a_branch_of_zeros_in_front_of_a_sum_is_left_out():
+def test_a_branch_of_zeros_before_a_sum_is_left_out():
     plan, _ = shrink(residual(layers.Add(), swap=True))
     assert channels(plan) == {"stem": 6, "in": 0, "out": 0, "b": 3}
     # 0 - x is not x.
@@ -230,7 +230,7 @@ def test_an_input_that_nothing_depends_on_stays():
     assert [tensor.name for tensor in small.inputs] == ["left", "right"]
 
 
-def test_two_dead_branches_behind_each_other():
+def test_two_dead_branches_after_each_other():
     """The first branch is read by the second as well, which is gone."""
     inputs = keras.Input((8, 8, 3))
     x = layers.Conv2D(5, 3, name="stem")(inputs)

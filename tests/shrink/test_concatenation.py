@@ -78,7 +78,7 @@ def empty_branch(make):
     return model
 
 
-BEHIND = {
+AFTER = {
     "nothing": (lambda: [], {}),
     "sigmoid and pooling": (lambda: [layers.Activation("sigmoid"), layers.MaxPooling2D()], {}),
     "batch-norm": (lambda: [layers.BatchNormalization(name="bn")], {"bn": 1}),
@@ -89,9 +89,9 @@ BEHIND = {
 }
 
 
-@pytest.mark.parametrize("name", BEHIND)
+@pytest.mark.parametrize("name", AFTER)
 def test_an_empty_branch_leaves_a_concatenation_if_allowed(name):
-    make, kept = BEHIND[name]
+    make, kept = AFTER[name]
     plan, _ = shrink(empty_branch(make))
     assert channels(plan) == {"first": 1, "a": 1, "b": 4, "c": 3, **kept}
     plan, small = shrink(empty_branch(make), allow_empty=True)

@@ -16,7 +16,7 @@ from shrink_models import (
 )
 
 
-def depthwise_behind_zeros():
+def depthwise_after_zeros():
     """A channel takes all that the multiplier makes of it."""
     a = layers.Conv2D(5, 3, name="a")
     depthwise = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2, name="depthwise")
@@ -79,7 +79,7 @@ def separable_1d():
     return model, {"a": 4, "b": 4, "c": 3}
 
 
-def groups_behind_zeros():
+def groups_after_zeros():
     """The second group gets zeros alone: a constant, which folds."""
     a = layers.Conv2D(6, 3, name="a")
     b = layers.Conv2D(9, 3, groups=3, padding="same", name="b")
@@ -105,14 +105,14 @@ def groups_of_one():
 
 
 CASES = (
-    depthwise_behind_zeros,
+    depthwise_after_zeros,
     depthwise_folds_what_is_constant_through_it,
     depthwise_without_bias,
     depthwise_1d,
     separable,
     separable_whose_pointwise_kernel_reads_nothing,
     separable_1d,
-    groups_behind_zeros,
+    groups_after_zeros,
     groups_down_to_one,
     groups_of_one,
     depthwise_of_zeros,

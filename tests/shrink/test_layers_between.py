@@ -6,7 +6,7 @@ from keras import layers
 from random_models import zero_outputs
 from shrink_models import channels, dense, entry, same, sandwich, shrink
 
-# Layers that keep a channel of zeros one of zeros, which may go in front of any reader.
+# Layers that keep a channel of zeros one of zeros, which may go before any reader.
 ZERO_TO_ZERO = {
     "nothing": lambda: [],
     "relu": lambda: [layers.Activation("relu")],
@@ -67,7 +67,7 @@ def test_channels_of_zeros_go_through_any_layer(name):
     assert not any(layer.held_back for layer in plan.layers)
 
 
-# Layers behind which a channel of zeros, or one of 0.4, is another constant than zero.
+# Layers after which a channel of zeros, or one of 0.4, is another constant than zero.
 ZERO_TO_CONSTANT = {
     "sigmoid": lambda: [layers.Activation("sigmoid")],
     "hard sigmoid": lambda: [layers.Activation("hard_sigmoid")],
@@ -140,7 +140,7 @@ def test_constants_fold_into_the_readers_bias(name, reader):
 
 
 @pytest.mark.parametrize("name", ZERO_TO_CONSTANT)
-def test_constants_stay_in_front_of_a_padding_reader(name):
+def test_constants_stay_before_a_padding_reader(name):
     """Zeros at the border are other values than the constant, so no bias replaces it."""
     plan, _ = shrink(constant_model(name, same()))
     assert entry(plan, "a").channels_after == 6
@@ -172,7 +172,7 @@ def test_a_bias_alone_is_a_constant_too():
     assert channels(plan) == {"a": 4, "b": 3}
     plan, _ = shrink(sandwich(bias=0.4, reader=same()))
     assert channels(plan) == {"a": 6, "b": 3}
-    # A negative one behind a ReLU is zero.
+    # A negative one after a ReLU is zero.
     plan, _ = shrink(sandwich(layers.ReLU(), bias=-0.4, reader=same()))
     assert channels(plan) == {"a": 4, "b": 3}
     assert not entry(plan, "a").held_back
@@ -185,8 +185,8 @@ def test_no_bias_is_added_for_nothing():
 
 
 @pytest.mark.parametrize("shift", [0.3, -0.3])
-def test_batch_norm_scales_of_zero_free_the_layer_in_front(shift):
-    """What slimming leaves: live filters behind a scale of zero."""
+def test_batch_norm_scales_of_zero_free_the_layer_before(shift):
+    """What slimming leaves: live filters after a scale of zero."""
     model = sandwich(layers.BatchNormalization(name="bn"), layers.ReLU(), reader=same(), dead=())
     zero_outputs(model.get_layer("bn"), [0, 5], shift)
     plan, _ = shrink(model)

@@ -51,7 +51,7 @@ def group_norm_takes_whole_groups():
     return model, {"a": 4, "norm": 4, "b": 3}
 
 
-def group_norm_behind_zeros():
+def group_norm_after_zeros():
     """Zeros count for the mean of their group."""
     a = layers.Conv2D(8, 3, name="a")
     norm = layers.GroupNormalization(2, name="norm")
@@ -80,7 +80,7 @@ CASES = (
     softmax_inside_a_layer_keeps_all,
     activation_of_ones_own_keeps_all,
     group_norm_takes_whole_groups,
-    group_norm_behind_zeros,
+    group_norm_after_zeros,
     instance_norm,
     batch_norm_along_another_axis,
     softmax_keeps_all,

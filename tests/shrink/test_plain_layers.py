@@ -178,7 +178,7 @@ def reshape_from_features_to_images():
 
 
 def permute_to_channels_first():
-    """Flattened with the channels in front: blocks of neighbours."""
+    """Flattened with the channels first: blocks of neighbours."""
     a = layers.Conv2D(4, 3, name="a")
     model = line((5, 5, 3), a, layers.Permute((3, 1, 2)), layers.Flatten(), dense())
     zero_outputs(a, [1], 0.3)

@@ -54,7 +54,7 @@ def test_figures_of_the_plan(example):
         "BatchNormalization",
         "DepthwiseConv2D",
     ]
-    # 6x6 positions behind the stem, 3x3 behind the pool.
+    # 6x6 positions after the stem, 3x3 after the pool.
     expected = {
         "stem": (36 * 27 * 6, 36 * 27 * 4, 27 * 6 + 6, 27 * 4 + 4),
         "stem_bn": (0, 0, 4 * 6, 4 * 4),

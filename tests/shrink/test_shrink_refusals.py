@@ -55,7 +55,7 @@ def test_unsupported_layers_keep_their_channels_and_are_named(name):
     assert "odd" in text
     assert type(odd).__name__ in text
     assert text in " ".join(str(plan).split())
-    # In front of it and behind it all goes as ever.
+    # Before it and after it all goes as ever.
     left = {k: v for k, v in channels(plan).items() if k != "odd"}
     assert left == {"first": 4, "a": 6, "b": 4, "c": 4, "d": 6}
     assert "odd" in entry(plan, "a").held_back

@@ -164,7 +164,7 @@ def test_rows_agree_with_the_reports(classes):
         assert row["sparsity"] == made["counts"]["sparsity"]
         assert made["l1_strength"] == (row["l1_strength"] or 1e-3)
         assert {key: "" if value is None else str(value) for key, value in row.items()} == line
-    # The dense twin is a run without any penalty.
+    # The dense baseline is a run without any penalty.
     assert rows[0]["sparsity"] == 0.0
     assert rows[2]["sparsity"] > rows[1]["sparsity"]
 
@@ -288,17 +288,16 @@ def test_sweep_that_is_there_is_not_written_over(classes, capsys):
     assert (output / "sweep.json").is_file()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--overwrite", "--resume", None])
 @pytest.mark.parametrize("kind", ["run", "file", "notes"])
-def test_what_is_no_sweep_is_left_alone(classes, tmp_path, capsys, flag, kind):
+def test_what_is_no_sweep_is_left_alone(files, tmp_path, capsys, flag, kind):
     output = tmp_path / "there"
     if kind == "file":
         output.write_text("mine", encoding="utf-8")
     else:
         output.mkdir()
         (output / {"run": "config.yaml", "notes": "notes.txt"}[kind]).write_text("mine")
-    assert call(classes[0], output, *([flag] if flag else [])) == 2
+    assert call(files(CLASSES), output, *([flag] if flag else [])) == 2
     assert "Received: " in capsys.readouterr().err
     assert [p.read_text() for p in [output, *output.rglob("*")] if p.is_file()] == ["mine"]
 

@@ -64,7 +64,7 @@ def test_sparsest_need_not_be_the_strongest():
 @pytest.mark.parametrize(
     ("max_drop", "chosen"), [(0.0, 1), (1.0, 2), (1.5, 2), (2.0, 3), (3.0, 4), (100.0, 4)]
 )
-def test_max_drop_counts_points_against_the_dense_twin(max_drop, chosen):
+def test_max_drop_counts_points_against_the_dense_baseline(max_drop, chosen):
     dense = row(0.0, 0.95, 0.0)
     found = choose(ACCURACIES, "max_drop", True, max_drop=max_drop, dense=dense)
     assert found is ACCURACIES[chosen]

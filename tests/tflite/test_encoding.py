@@ -124,6 +124,7 @@ def cases(*names):
 def plain(name):
     """The bytes of a plain file, with random weights and biases."""
     network, part, int8 = CASES[name]
+    keras.backend.clear_session()  # layers' names, and so bytes, whatever ran before
     keras.utils.set_random_seed(1)
     return exported(network(), part, int8)
 

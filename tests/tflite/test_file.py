@@ -95,7 +95,7 @@ def test_multiply_adds_are_those_of_each_kind(kind, tmp_path):
     assert multiply_adds.count_tflite_macs(convert(model, tmp_path, kind)) == expected
 
 
-def test_float16_weights_are_found_behind_dequantize(tmp_path):
+def test_float16_weights_are_found_after_dequantize(tmp_path):
     keras.utils.set_random_seed(3)
     model = keras.Sequential(
         [keras.Input((9, 8, 3)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(5)]
@@ -206,18 +206,24 @@ def damaged(content):
         yield bytes(changed)
 
 
-@pytest.mark.parametrize("name", READERS)
-def test_what_is_no_whole_file_is_refused_by_every_reader(name, tmp_path):
-    """Or read, where what was changed is a number: never an error of the schema's reader."""
+@pytest.fixture(scope="module")
+def small_file(tmp_path_factory):
+    """The bytes of an int8 file."""
+    path = tmp_path_factory.mktemp("small") / "m.tflite"
     inputs = keras.Input((6, 6, 2))
     x = keras.layers.Flatten()(keras.layers.Conv2D(4, 3)(inputs))
     model = keras.Model(inputs, keras.layers.Dense(3)(x))
     images = np.random.default_rng(0).normal(size=(8, 6, 6, 2)).astype("float32")
-    cnn_l1.export_tflite(model, tmp_path / "m.tflite", images)
-    content = (tmp_path / "m.tflite").read_bytes()
-    READERS[name](content)
+    cnn_l1.export_tflite(model, path, images)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_is_no_whole_file_is_refused_by_every_reader(name, small_file):
+    """Or read, where what was changed is a number: never an error of the schema's reader."""
+    READERS[name](small_file)
     told = []
-    for changed in damaged(content):
+    for changed in damaged(small_file):
         try:
             READERS[name](changed)
         except (tflite_file.ExportError, ValueError) as error:  # add_metadata counts inputs

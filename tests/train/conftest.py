@@ -30,7 +30,7 @@ def config_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def full_run(config_file, tmp_path_factory):
-    """The folder of one whole run: three epochs, two of fine-tuning, dense twin."""
+    """The folder of one whole run: three epochs, two of fine-tuning, dense baseline."""
     output = tmp_path_factory.mktemp("runs") / "deep" / "full"
     assert train_main(arguments(config_file, output)) == 0
     return output

@@ -15,10 +15,13 @@ from pipeline_runs import (
 
 from cnn_l1.config import loading as configs
 from cnn_l1.data import sets as data
-from cnn_l1.export import saved_model_file
+from cnn_l1.data import tasks
+from cnn_l1.export import copying, saved_model_file
 from cnn_l1.measure import measurement, on_micro
-from cnn_l1.runs import verification
+from cnn_l1.runs import exported_files, verification
+from cnn_l1.sparsity import counting
 from cnn_l1.tflite import encoding
+from cnn_l1.train import pipeline, stages, summary
 from cnn_l1.train.__main__ import main as train_main
 
 
@@ -50,35 +53,38 @@ POINTWISE = (
 )
 
 
+SPARSE = "model_sparse_float32.tflite"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("strength", "is_written"), [(0.05, True), (0.0, False)])
-def test_sparse_files(config_file, tmp_path, monkeypatch, capsys, strength, is_written):
+def test_sparse_files_of_a_run(config_file, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "load", colour(data.load))
     flags = arguments(
-        config_file, tmp_path / "run", *QUICK[1:-1], *POINTWISE, f"penalty.l1_strength={strength}"
+        config_file, tmp_path / "run", *QUICK[1:-1], *POINTWISE, "penalty.l1_strength=0.05"
     )
     assert train_main(flags) == 0
     report = read_report(tmp_path / "run")
-    name = "model_sparse_float32.tflite"
-    assert (tmp_path / "run" / name).exists() == is_written
-    if is_written:
-        assert report["refused"] == {}
-        sparse, dense = report["files"][name], report["files"]["model_float32.tflite"]
-        for key in ("accuracy", "weights", "zeros", "macs"):
-            assert sparse[key] == dense[key], key
-    else:
-        assert name not in report["files"]
-        assert "zeros in more than 66.7%" in report["refused"][name]
-        assert f"Not written: {name}: expected" in capsys.readouterr().out
-    assert (
-        verification.check_formats(
-            tmp_path / "run",
-            report["files"],
-            configs.load(tmp_path / "run" / "config.yaml"),
-            report["refused"],
-        )
-        == []
-    )
+    assert report["refused"] == {}
+    sparse, dense = report["files"][SPARSE], report["files"]["model_float32.tflite"]
+    for key in ("accuracy", "weights", "zeros", "macs"):
+        assert sparse[key] == dense[key], key
+    config = configs.load(tmp_path / "run" / "config.yaml")
+    assert verification.check_formats(tmp_path / "run", report["files"], config, {}) == []
+
+
+@pytest.mark.slow
+def test_a_sparse_file_of_few_zeros_is_refused(config_file, tmp_path, capsys):
+    config = configs.load(config_file, [*QUICK[1:-1], *POINTWISE])
+    dataset = colour(data.load)(config.data, config.seed)
+    task = tasks.task_of(config.training.loss, dataset.about)
+    network = stages.start_model(config, dataset, task, dataset.statistics())
+    model = copying.plain_copy(network)
+    written, refused = exported_files.export_files(model, tmp_path, config, dataset)
+    assert not (tmp_path / SPARSE).exists()
+    assert set(written) == {"model.keras", "model_float32.tflite"}
+    assert "zeros in more than 66.7%" in refused[SPARSE]
+    assert f"Not written: {SPARSE}: expected" in capsys.readouterr().out
+    assert verification.check_formats(tmp_path, written, config, refused) == []
 
 
 def test_sparse_files_of_another_network_are_refused_before_training(config_file, tmp_path, capsys):
@@ -89,18 +95,16 @@ def test_sparse_files_of_another_network_are_refused_before_training(config_file
 
 
 def test_a_format_that_fails_loses_its_file_alone(config_file, tmp_path, capsys):
-    settings = ("model.blocks.3.activation=elu", "export.formats=[float32, int8, int16x8, c]")
+    settings = ("model.blocks.3.activation=elu", "export.formats=[float32, int8, c]")
     output = tmp_path / "run"
     assert train_main(arguments(config_file, output, *QUICK, *settings)) == 0
     report, printed = read_report(output), capsys.readouterr().out
     assert set(report["files"]) == {"model.keras", "model_float32.tflite"}
-    lost = {"model_int8.tflite", "model_int16x8.tflite", "model_int8.h"}
-    assert set(report["refused"]) == lost
+    assert set(report["refused"]) == {"model_int8.tflite", "model_int8.h"}
     assert "ELU in float" in report["refused"]["model_int8.tflite"]
-    for name in ("model_int8.tflite", "model_int16x8.tflite"):
-        # Before the training too.
-        assert printed.index(f"Will not be written: {name}") < printed.index("Exact zeros")
-        assert f"Not written: {name}" in printed
+    # Before the training too.
+    assert printed.index("Will not be written: model_int8") < printed.index("Exact zeros")
+    assert "Not written: model_int8.tflite" in printed
     assert not [path for path in output.iterdir() if "int" in path.name]
     assert verification.verify(output, with_data=False) == []
 
@@ -126,6 +130,17 @@ def test_packages_are_looked_for_before_the_training(
     check_refusal(capsys, tmp_path, 2, flags, "export.formats", "cnn_l1[onnx]", "no tf2onnx")
 
 
+@pytest.fixture(scope="module")
+def begun(config_file):
+    """A network and what a run knows of it once the training is done."""
+    settings = ("export.formats=[float32, saved_model]", "measure.micro_examples=2")
+    config = configs.load(config_file, [*QUICK, *settings, "export.encode_zeros=true"])
+    dataset = data.load(config.data, config.seed)
+    task = tasks.task_of(config.training.loss, dataset.about)
+    network = stages.start_model(config, dataset, task, dataset.statistics())
+    return copying.plain_copy(network), stages.Run(config, dataset, task)
+
+
 @pytest.mark.parametrize(
     "place",
     [
@@ -133,7 +148,7 @@ def test_packages_are_looked_for_before_the_training(
         for place in ("export", "measure", "micro", "encode", "time")
     ],
 )
-def test_any_error_of_one_file_is_told(config_file, tmp_path, capsys, monkeypatch, place):
+def test_any_error_of_one_file_is_told(begun, tmp_path, capsys, monkeypatch, place):
     def fail(*arguments, **settings):
         raise IndexError("out of luck")
 
@@ -145,15 +160,13 @@ def test_any_error_of_one_file_is_told(config_file, tmp_path, capsys, monkeypatc
         "time": (measurement, "time_files"),
     }
     monkeypatch.setattr(*where[place], fail)
-    settings = ("export.formats=[float32, saved_model]", "measure.micro_examples=2")
-    output = tmp_path / "run"
-    more = ("export.encode_zeros=true",)
-    assert train_main(arguments(config_file, output, *QUICK, *settings, *more)) == 0
-    report = read_report(output)
+    network, this = begun
+    report = summary.begin_report(this, counting.count(network), [])
+    pipeline.complete(network, network, this, [], tmp_path, report)
     assert "model_float32.tflite" in report["files"]
     told = report["refused"] | report["not_measured"]
     assert list(told.values()) == ["IndexError: out of luck"]
-    assert (output / "saved_model").exists() == ("saved_model" not in report["refused"])
+    assert (tmp_path / "saved_model").exists() == ("saved_model" not in report["refused"])
     assert ("saved_model" in report["refused"]) == (place in ("export", "measure"))
     assert "IndexError: out of luck" in capsys.readouterr().out or place == "time"
 

@@ -8,9 +8,20 @@ import sys
 import pytest
 from pipeline_runs import (
     QUICK,
+    TINY,
     arguments,
     contents,
 )
+
+from cnn_l1.config import loading as configs
+from cnn_l1.data import sets as data
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    """The data set, which the first to load it prepares."""
+    data.load(configs.validate(TINY).data, 0)
+
 
 CHILD = """
 import signal, sys
@@ -34,7 +45,7 @@ def start(flags, limit=0):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("full_run")  # which has prepared the data set
+@pytest.mark.usefixtures("prepared")
 def test_a_full_disk(config_file, tmp_path):
     flags = arguments(config_file, tmp_path / "runs" / "run", *QUICK)
     process = start(flags, limit=8192)
@@ -46,7 +57,7 @@ def test_a_full_disk(config_file, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("full_run")
+@pytest.mark.usefixtures("prepared")
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
@@ -68,7 +79,7 @@ def test_an_interrupted_run_leaves_nothing(config_file, tmp_path, number):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("full_run")
+@pytest.mark.usefixtures("prepared")
 def test_two_fresh_runs_give_the_same_numbers(config_file, tmp_path):
     """In processes of their own, and trained in bfloat16, by several threads, to zeros."""
     formats = "export.formats=[float32,int8]"
