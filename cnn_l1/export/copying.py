@@ -44,6 +44,9 @@ def plain_copy(
     Raises:
         ExportError: If the model is no graph of layers, or a layer cannot be copied.
         ValueError: If `input_shape` does not fit the model.
+
+    Example:
+        >>> cnn_l1.plain_copy(model).save("plain.keras")
     """
     functional = as_functional(model)
     if functional is None:

@@ -60,6 +60,9 @@ def write_c_source(
         ValueError: If `name` is no C identifier.
         ExportError: If the file is not whole, or has inputs, outputs or operators that
             TFLite Micro has none of.
+
+    Example:
+        >>> write_c_source("model_int8.tflite", "model_int8.h")  # and model_int8.cc
     """
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
         raise ValueError(f"`name` must be a C identifier. Received: name={name!r}")

@@ -43,6 +43,9 @@ def export_onnx(
         ExportError: If a package that it needs is not installed, if the model cannot be
             converted, or if the file is not the model. Nothing is written then.
         ValueError: If `input_shape` does not fit the model.
+
+    Example:
+        >>> export_onnx(model, "model.onnx")
     """
     path = pathlib.Path(path)
     try:
