@@ -41,7 +41,8 @@ def export_saved_model(model: keras.Model, path: str | os.PathLike, *, check: bo
 
     Example:
         >>> cnn_l1.export.tflite.export_saved_model(model, "saved_model")
-        >>> tf.saved_model.load("saved_model").serve(images)
+        >>> loaded = tf.saved_model.load("saved_model")
+        >>> outputs = loaded.serve(x)
     """
     path = pathlib.Path(path)
     if as_functional(model) is None:

@@ -125,8 +125,8 @@ def export_tflite(
             finite or of another shape than the model's inputs.
 
     Example:
-        >>> cnn_l1.export_tflite(model, "model_int8.tflite", x_train[:500])
-        25536
+        >>> cnn_l1.export_tflite(model, "model_int8.tflite", x[:500])  # bytes of the file
+        1952
     """
     argument = "calibration_data"
     if calibration_images is not None:

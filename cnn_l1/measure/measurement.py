@@ -82,9 +82,9 @@ def measure_tflite(
             that the file has.
 
     Example:
-        >>> reference = model.predict(x_test)
-        >>> cnn_l1.measure_tflite("model_int8.tflite", [(x_test, y_test)], reference).accuracy
-        0.97
+        >>> reference = model.predict(x, verbose=0)
+        >>> cnn_l1.measure_tflite("model_int8.tflite", [(x, y)], reference).examples
+        64
     """
     runner = TFLiteRunner(path)
 

@@ -69,7 +69,11 @@ def add_metadata(
         ValueError: If there are not as many meanings as inputs or outputs.
 
     Example:
-        >>> content = add_metadata(content, "digits", "pixels", "logits", ["zero", "one"])
+        >>> import pathlib
+        >>> content = pathlib.Path("model.tflite").read_bytes()
+        >>> content = add_metadata(content, "mine", "pixels", "logits", ["cat", "dog", "owl"])
+        >>> sorted(read_files(content))
+        ['labels.txt']
     """
     model = parse(content)
     description = Description(name, input_meaning, output_meaning, class_names, config)

@@ -44,8 +44,8 @@ class TFLiteRunner:
 
     Example:
         >>> runner = TFLiteRunner("model.tflite")
-        >>> scores = runner(image)  # of a file with one input and one output
-        >>> box, label = runner(image, mask)  # of a file with two of each
+        >>> runner(x[0]).shape  # one example in, one out
+        (3,)
     """
 
     def __init__(

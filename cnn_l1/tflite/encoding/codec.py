@@ -34,6 +34,7 @@ def encode_zeros(
         micro.MicroError: If TFLite Micro does not run the file as it was.
 
     Example:
+        >>> import pathlib
         >>> small, report = encode_zeros(pathlib.Path("model_int8.tflite").read_bytes())
         >>> print(report)
     """
@@ -88,7 +89,11 @@ def decode_zeros(content: bytes) -> bytes:
             header, wrong lengths or a wrong number of bits set: see `bits`.
 
     Example:
-        >>> plain = decode_zeros(pathlib.Path("model_int8_encoded.tflite").read_bytes())
+        >>> import pathlib
+        >>> content = pathlib.Path("model_int8.tflite").read_bytes()
+        >>> small, _ = encode_zeros(content)
+        >>> len(decode_zeros(small)) == len(content)
+        True
     """
     content = bytes(content)
     root = read(content)
