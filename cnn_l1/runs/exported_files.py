@@ -97,7 +97,8 @@ def export_files(
                 raise
             refused[prefix + name] = reason_of(error)
         else:
-            files[prefix + name] = path
+            if one.measure is not None:
+                files[prefix + name] = path
     for one in (one for one in formats if one.made_of):
         path = folder / source_of(one, settings.formats).file_name
         target = path.with_suffix(one.suffixes[0])

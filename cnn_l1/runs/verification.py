@@ -145,13 +145,15 @@ def check_formats(
     found = []
     for prefix in sorted(prefixes):
         for one in chosen(("keras", *config.export.formats)):
-            if one.made_of:
-                source = pathlib.Path(source_of(one, config.export.formats).file_name)
-                names = [f"{prefix}{source.with_suffix(suffix)}" for suffix in one.suffixes]
+            if one.made_of or one.measure is None:
+                names = [f"{prefix}{one.file_name}"]
+                if one.made_of:
+                    source = pathlib.Path(source_of(one, config.export.formats).file_name)
+                    names = [f"{prefix}{source.with_suffix(suffix)}" for suffix in one.suffixes]
                 found += [
                     f"{name}: expected a file, for format {one.name}. Received: nothing there"
                     for name in names
-                    if not (folder / name).is_file() and names[0] not in refused
+                    if not (folder / name).exists() and names[0] not in refused
                 ]
             else:
                 name = prefix + one.file_name
