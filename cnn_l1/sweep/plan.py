@@ -5,6 +5,7 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
+from cnn_l1.config.formats import chosen
 from cnn_l1.config.loading import Config, ConfigError, with_settings
 from cnn_l1.config.packages import check_packages
 from cnn_l1.sweep.engines import Job
@@ -35,7 +36,7 @@ def check(config: Config, address: str | None = None) -> None:
             "looked for. Received: 0. Or set sweep.max_strength."
         )
     plan_chains(config, settings.strengths or (settings.max_strength or 1.0,))
-    written = {"model.keras"} | {f"model_{kind}.tflite" for kind in config.export.formats}
+    written = {"model.keras", *_tflite_files(config)}
     if settings.file is not None and settings.file not in written:
         raise ConfigError(
             f"sweep.file: expected a file that export.formats writes ({', '.join(sorted(written))})"
@@ -131,8 +132,13 @@ def counted_file(config: Config) -> str:
     """The exported file by which a sweep chooses."""
     if config.sweep.file is not None:
         return config.sweep.file
-    written = [f"model_{kind}.tflite" for kind in config.export.formats]
+    written = _tflite_files(config)
     return next((file for file in FILES if file in written), "model.keras")
+
+
+def _tflite_files(config: Config) -> list[str]:
+    """The files of a config's formats that LiteRT runs."""
+    return [one.file_name for one in chosen(config.export.formats) if "litert" in one.runtimes]
 
 
 def is_in_closed_form(config: Config) -> bool:
