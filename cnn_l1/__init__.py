@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cnn_l1.sparsity.proximal_operators import soft_threshold
     from cnn_l1.sparsity.targets import TargetSparsity
     from cnn_l1.sparsity.thresholding import Threshold, apply_threshold
+    from cnn_l1.tflite.encoding import decode_zeros, encode_zeros
 
 __version__ = "0.1.0"
 
@@ -70,6 +71,8 @@ _MODULES = {
     "export_tflite": "export.tflite",
     "measure_tflite": "measure.measurement",
     "MisuseWarning": "sparsity.misuse",
+    "decode_zeros": "tflite.encoding",
+    "encode_zeros": "tflite.encoding",
 }
 
 __all__ = [
@@ -96,6 +99,8 @@ __all__ = [
     "attach_slimming",
     "count",
     "count_macs",
+    "decode_zeros",
+    "encode_zeros",
     "export_tflite",
     "fold_batch_norm",
     "fused_batch_norm",

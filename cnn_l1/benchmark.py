@@ -9,6 +9,8 @@ import pathlib
 import sys
 
 from cnn_l1.config.loading import ConfigError
+from cnn_l1.process import tables
+from cnn_l1.runs import report
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,8 +31,6 @@ def main(arguments: list[str] | None = None) -> int:
             return 2
     # Only here: a wrong flag is answered before LiteRT and TensorFlow are imported.
     from cnn_l1.measure import latency
-    from cnn_l1.process import tables
-    from cnn_l1.runs import report
 
     try:
         figures, warnings = latency.compare(flags.files, flags.threads, flags.runs)

@@ -7,7 +7,9 @@ import argparse
 import pathlib
 import sys
 
+import cnn_l1
 from cnn_l1.config.loading import ConfigError
+from cnn_l1.errors import CnnL1Error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,19 +32,16 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    # Only here: a wrong flag is answered before LiteRT is imported.
-    from cnn_l1.tflite import encoding, micro
-
     try:
         content = source.read_bytes()
         if flags.decode:
-            result = encoding.decode_zeros(content)
+            result = cnn_l1.decode_zeros(content)
         else:
-            result, report = encoding.encode_zeros(content, flags.decoded_limit, not flags.no_run)
+            result, report = cnn_l1.encode_zeros(content, flags.decoded_limit, not flags.no_run)
             print(report)
         target.write_bytes(result)
         print(f"Wrote {target}")
-    except (encoding.EncodeError, micro.MicroError) as error:
+    except CnnL1Error as error:
         print(f"error: {source}: {error}", file=sys.stderr)
         return 1
     except OSError as error:

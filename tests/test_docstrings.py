@@ -11,7 +11,8 @@ import pytest
 
 import cnn_l1
 
-SKIPPED = ("cnn_l1.sweep.ray_engine", "cnn_l1.export.onnx_file")  # of optional packages
+# Of optional packages.
+SKIPPED = ("cnn_l1.sweep.ray_engine", "cnn_l1.export.onnx_file", "cnn_l1.export.onnx_conversion")
 
 
 def examples():

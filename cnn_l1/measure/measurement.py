@@ -39,6 +39,7 @@ __all__ = [
     "measure_onnx",
     "measure_saved_model",
     "measure_tflite",
+    "onnx_session",
     "predict",
     "score",
     "standard_error",
@@ -129,15 +130,20 @@ def measure_file(
 ONNX_TYPES = {"float": "float32", "double": "float64"}
 
 
-def measure_onnx(
-    path: str | pathlib.Path, batches: Batches, reference: Any, decide: Any = None
-) -> Measurement:
-    """Measure an ONNX file in ONNX Runtime, one thread: see `measure_tflite`."""
+def onnx_session(path: str | pathlib.Path) -> Any:
+    """An ONNX file in ONNX Runtime, one thread."""
     import onnxruntime  # an optional package, of the extra `onnx`
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def measure_onnx(
+    path: str | pathlib.Path, batches: Batches, reference: Any, decide: Any = None
+) -> Measurement:
+    """Measure an ONNX file in ONNX Runtime, one thread: see `measure_tflite`."""
+    session = onnx_session(path)
     details = session.get_inputs()
     names = [detail.name for detail in details]
     types = [detail.type.removeprefix("tensor(").removesuffix(")") for detail in details]

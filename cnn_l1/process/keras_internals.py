@@ -11,6 +11,7 @@ from typing import Any
 
 from keras.src.applications.convnext import LayerScale
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+from keras.src.export import tf2onnx_lib
 from keras.src.layers.preprocessing.image_preprocessing.base_image_preprocessing_layer import (
     BaseImagePreprocessingLayer,
 )
@@ -159,8 +160,6 @@ def run_graph(functional: Any, inputs: Any, operation_of: Callable[[Any], Any]) 
 
 def patch_tf2onnx() -> None:
     """Apply Keras' own repairs to tf2onnx, which must be installed."""
-    from keras.src.export import tf2onnx_lib  # here, for it is needed for ONNX files alone
-
     tf2onnx_lib.patch_tf2onnx()
 
 

@@ -334,9 +334,7 @@ def check_loads(name: str, path: pathlib.Path) -> list[str]:
         elif path.is_dir():
             tf.saved_model.load(str(path))
         elif name.endswith(".onnx"):
-            import onnxruntime
-
-            onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            measurement.onnx_session(path)
     except Exception as error:
         return [f"{name}: expected to load in its runtime. Received: {_short(error)}"]
     return []

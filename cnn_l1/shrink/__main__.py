@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import cnn_l1
 from cnn_l1.config.loading import ConfigError
 from cnn_l1.errors import CnnL1Error
 from cnn_l1.process.silence import import_tensorflow
@@ -41,21 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(source: pathlib.Path, target: pathlib.Path | None, round_to: int, empty: bool) -> int:
     import_tensorflow()
-    # Here, for they load TensorFlow: a wrong flag is answered before.
-    from cnn_l1.models.saved import LoadError, load_model
-    from cnn_l1.shrink import removal
-
     try:
-        model = load_model(source)
-        plan = removal.plan_shrink(model, round_to, empty)
+        model = cnn_l1.load_model(source)
+        plan = cnn_l1.plan_shrink(model, round_to, empty)
         print(plan)
         if target is not None:
-            write_atomically(removal.apply_shrink(model, plan), target)
+            write_atomically(cnn_l1.apply_shrink(model, plan), target)
             print(f"Wrote {target}")
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (LoadError, removal.ShrinkError, WriteError) as error:
+    except CnnL1Error as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,7 +1,6 @@
 """What the optimizers ask of TensorFlow itself; on JAX and PyTorch, what stands in for it.
 
-TensorFlow is imported in these functions, not above: on another backend of Keras it
-need not be there.
+On another backend of Keras TensorFlow is not imported: it need not be there.
 """
 
 import contextlib
@@ -12,13 +11,14 @@ from typing import Any
 
 import keras
 
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
 
 def outside_of_traces() -> AbstractContextManager[Any]:
     """A context in which values are assigned at once, although a step may be traced."""
     if keras.backend.backend() != "tensorflow":
         return contextlib.nullcontext()
-    import tensorflow as tf  # here, for it need not be there
-
     return tf.init_scope()
 
 
@@ -26,8 +26,6 @@ def can_fuse() -> bool:
     """Whether single functions can be compiled by XLA here: TensorFlow, CPU, one replica."""
     if keras.backend.backend() != "tensorflow":
         return False
-    import tensorflow as tf  # here, for it need not be there
-
     if tf.distribute.has_strategy() or tf.config.list_physical_devices("GPU"):
         return False
     return _has_xla()
@@ -35,8 +33,6 @@ def can_fuse() -> bool:
 
 @functools.cache
 def _has_xla() -> bool:
-    import tensorflow as tf  # here, for it need not be there
-
     try:
         with tf.init_scope():
             tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(1.0))
@@ -49,15 +45,11 @@ def replica_count() -> int:
     """How many replicas the loss was divided by (1 outside tf.distribute)."""
     if keras.backend.backend() != "tensorflow":
         return 1
-    import tensorflow as tf  # here, for it need not be there
-
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def compiled(function: Callable[..., None]) -> Callable[..., None]:
     """A function on tensors that XLA compiles into one loop over memory. TensorFlow only."""
-    import tensorflow as tf  # here, for it need not be there
-
     fused = tf.function(function, jit_compile=True)
 
     def call(*arguments: Any) -> None:

@@ -72,6 +72,9 @@ def test_packages_are_named_only_where_one_is_missing(tmp_path, monkeypatch):
     with pytest.raises(ExportError) as caught:
         tflite.export_onnx(text, tmp_path / "m.onnx")
     assert "pip install" not in str(caught.value)
+    # As in a process of its own, where the package is not there.
+    monkeypatch.delitem(sys.modules, "cnn_l1.export.onnx_conversion")
+    monkeypatch.delattr("cnn_l1.export.onnx_conversion")
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     with pytest.raises(ExportError, match=r"pip install 'cnn_l1\[onnx\]'"):
         tflite.export_onnx(text, tmp_path / "m.onnx")
