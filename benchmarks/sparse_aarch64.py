@@ -165,7 +165,7 @@ def networks():
         "standardized": (
             plain(head=layers.Rescaling([0.01, 0.02, 0.015], [-1.0, 0.5, 0.2])), 0.9, "float32",
         ),
-        "1x1 behind the pooling": (
+        "1x1 after the pooling": (
             plain(end=[pooled(keepdims=True), layers.Conv2D(10, 1), layers.Flatten()]),
             0.9, "float32",
         ),
@@ -225,7 +225,7 @@ def networks():
             plain(end=[layers.GlobalMaxPooling2D(), layers.Dense(10)]), 0.9, "float32",
         ),
         "flattened": (plain(end=[layers.Flatten(), layers.Dense(10)]), 0.9, "float32"),
-        "output in front of the pooling": (early_output(), 0.9, "float32"),
+        "output before the pooling": (early_output(), 0.9, "float32"),
     }  # fmt: skip
 
 

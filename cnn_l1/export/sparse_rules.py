@@ -72,7 +72,7 @@ RULES = {
     "add": CHECK,
     "activation": MEASURED,
     "pooling": REWRITE,
-    "behind": MEASURED,
+    "after_pooling": MEASURED,
     "output": REWRITE,
     "zeros": REWRITE,
     "storage": HINT,
@@ -241,8 +241,8 @@ class _Linter:
         for index in graph.outputs:
             if self.stage.get(index) == "sparse":
                 self._note(
-                    "output", "the outputs", "outputs behind the global pooling",
-                    f"tensor {index} in front of it",
+                    "output", "the outputs", "outputs after the global pooling",
+                    f"tensor {index} before it",
                 )  # fmt: skip
         self._check_zeros()
 
@@ -258,8 +258,8 @@ class _Linter:
             names = ", ".join(sorted(stages))
             self._note(
                 "operator", operator,
-                "inputs all in front of the first convolution, all between it and the pooling, "
-                "or all behind", names,
+                "inputs all before the first convolution, all between it and the pooling, "
+                "or all after it", names,
             )  # fmt: skip
             stage = "sparse" if "sparse" in stages else "tail"
         visit = {"head": self._head, "sparse": self._sparse, "tail": self._tail}[stage]
@@ -290,7 +290,7 @@ class _Linter:
                 return "head"
         self._note(
             "operator", operator,
-            f"only {', '.join(HEAD)} by constants and the PAD in front of the first convolution",
+            f"only {', '.join(HEAD)} by constants and the PAD before the first convolution",
             name,
         )  # fmt: skip
         return "head"
@@ -312,7 +312,7 @@ class _Linter:
 
     def _check_padding(self, operator: _Operator, size: int, same: bool) -> None:
         """Padding of `size` on each side, by a PAD of its own before it; or SAME, if it may."""
-        expected = f"padding {size} on each side, by a PAD of zeros in front read by it alone" + (
+        expected = f"padding {size} on each side, by a PAD of zeros before it, read by it alone" + (
             ", or SAME" if same else ""
         )
         pad = next((o for o in self.graph.operators if operator.inputs[0] in o.outputs), None)
@@ -370,7 +370,7 @@ class _Linter:
             known = ("CONV_2D of 1x1", "DEPTHWISE_CONV_2D", "ADD", *ELEMENTWISE, "MEAN")
             self._note(
                 "operator", operator,
-                f"only {', '.join(known)} behind the first convolution", name,
+                f"only {', '.join(known)} after the first convolution", name,
             )  # fmt: skip
         return "sparse"
 
@@ -421,7 +421,7 @@ class _Linter:
             self._check_activation(operator)
         elif operator.name not in TAIL:
             self._note(
-                "behind", operator, f"only {', '.join(TAIL)} behind the global pooling",
+                "after_pooling", operator, f"only {', '.join(TAIL)} after the global pooling",
                 operator.name,
             )  # fmt: skip
         return "tail"

@@ -62,7 +62,7 @@ def gives_logits(model: keras.Model) -> bool:
     if found in PROBABILITIES:
         return False
     raise ValueError(
-        "`model` expected with one output, behind a linear layer, a softmax or a sigmoid. "
+        "`model` expected with one output, after a linear layer, a softmax or a sigmoid. "
         f"Received: {model.name!r} with {len(outputs)} outputs, the last activation "
         f"{found or 'unknown'}. Give `from_logits` yourself"
     )
@@ -96,10 +96,10 @@ def _message(model: Any, name: str, found: str, expects_logits: bool) -> str:
     if expects_logits:
         return (
             f"{where}: the loss has from_logits=True and expects logits. Received: an output "
-            f"behind {found}. Compile with from_logits=False."
+            f"after {found}. Compile with from_logits=False."
         )
     return (
-        f"{where}: the loss expects probabilities. Received: an output behind a {found} "
+        f"{where}: the loss expects probabilities. Received: an output after a {found} "
         "activation. Compile with a loss object and from_logits=True, such as "
         "keras.losses.SparseCategoricalCrossentropy(from_logits=True), or end the model in a "
         "softmax."

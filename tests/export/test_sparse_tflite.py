@@ -256,8 +256,8 @@ EDITS = {
     ),
     "mean over channels": ("pooling", "over [2, 3]", constant("MEAN", 0, 1, [2, 3])),
     "scaling by EXP": ("operator", "EXP", another_operator("MUL", 0, "EXP")),
-    "dense layer as EXP": ("behind", "EXP", another_operator("FULLY_CONNECTED", 0, "EXP")),
-    "early output": ("output", "in front of it", early_output),
+    "dense layer as EXP": ("after_pooling", "EXP", another_operator("FULLY_CONNECTED", 0, "EXP")),
+    "early output": ("output", "before it", early_output),
 }  # fmt: skip
 
 
@@ -277,7 +277,7 @@ def test_1x1_convolution_after_the_pooling():
     """Such a file loads here, and on ARM it does not."""
     end = [layers.GlobalAveragePooling2D(keepdims=True), layers.Conv2D(4, 1), layers.Flatten()]
     (finding,) = sparse_file.lint(convert(network(end=end)))
-    assert (finding.rule, finding.received) == ("behind", "CONV_2D")
+    assert (finding.rule, finding.received) == ("after_pooling", "CONV_2D")
 
 
 def test_editing_by_itself_breaks_nothing(compliant):
