@@ -81,7 +81,7 @@ def test_random_models(recipe):
 
 
 @pytest.mark.slow
-@settings(max_examples=250, **DRAWING)
+@settings(max_examples=500, **DRAWING)
 @given(random_models.recipes())
 def test_many_random_models(recipe):
     check_and_reduce(recipe)
