@@ -12,6 +12,7 @@ from typing import Any
 
 from cnn_l1.config.loading import ConfigError
 from cnn_l1.process import tables
+from cnn_l1.process.failures import tell_failure
 from cnn_l1.runs.conclusion import conclusion
 
 
@@ -25,8 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         show(folder)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return tell_failure(error)
     return 0
 
 

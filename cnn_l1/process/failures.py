@@ -5,6 +5,7 @@ import errno
 import pathlib
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 
 from cnn_l1.errors import CnnL1Error
@@ -47,6 +48,19 @@ def known_failure(error: BaseException) -> str | None:
             return f"{stage}: expected to read and write its files. Received: {reason}"
         return f"{stage}: expected to use {error.filename}. Received: {reason}"
     return None
+
+
+def tell_failure(error: BaseException) -> int:
+    """Print a failure of a command in one line; returns the command's exit code.
+
+    Raises:
+        BaseException: The error itself where it is a bug of ours, for its traceback.
+    """
+    message = known_failure(error)
+    if message is None:
+        raise error
+    print(f"error: {message}", file=sys.stderr)
+    return error.exit_code if isinstance(error, CnnL1Error) else 1
 
 
 def is_disk_full(error: BaseException) -> bool:

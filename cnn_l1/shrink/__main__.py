@@ -12,6 +12,7 @@ from typing import Any
 import cnn_l1
 from cnn_l1.config.loading import ConfigError
 from cnn_l1.errors import CnnL1Error
+from cnn_l1.process.failures import tell_failure
 from cnn_l1.process.silence import import_tensorflow
 
 
@@ -35,8 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         source, target = _check_flags(flags)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return tell_failure(error)
     return _run(source, target, flags.round_to, flags.allow_empty)
 
 
@@ -49,12 +49,8 @@ def _run(source: pathlib.Path, target: pathlib.Path | None, round_to: int, empty
         if target is not None:
             write_atomically(cnn_l1.apply_shrink(model, plan), target)
             print(f"Wrote {target}")
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except CnnL1Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return tell_failure(error)
     return 0
 
 

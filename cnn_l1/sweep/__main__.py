@@ -7,14 +7,12 @@ import argparse
 import sys
 
 from cnn_l1.config import loading as configs
-from cnn_l1.config.loading import ConfigError
-from cnn_l1.process.failures import known_failure
+from cnn_l1.process.failures import tell_failure
 from cnn_l1.process.interrupt import stoppable
 from cnn_l1.process.silence import import_tensorflow
 from cnn_l1.sweep.engines import set_threads
 from cnn_l1.sweep.folder import check_folder, open_folder
 from cnn_l1.sweep.plan import check, describe_runs
-from cnn_l1.sweep.selection import BudgetError, NoChoiceError
 from cnn_l1.train.flags import add_flags, read_flags
 
 
@@ -57,21 +55,11 @@ def main(arguments: list[str] | None = None) -> int:
             check_network(config)
             open_folder(output, config, flags.overwrite, flags.resume)
             sweep(config, output.absolute(), flags.address)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (BudgetError, NoChoiceError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("\ninterrupted; --resume goes on from the runs that are done", file=sys.stderr)
         return 130
     except Exception as error:
-        message = known_failure(error)
-        if message is None:
-            raise
-        print(f"error: {message}", file=sys.stderr)
-        return 1
+        return tell_failure(error)
     return 0
 
 

@@ -6,9 +6,8 @@ python -m cnn_l1.train --config configs/digits.yaml
 import argparse
 import sys
 
-from cnn_l1.config.loading import ConfigError
 from cnn_l1.config.packages import check_packages
-from cnn_l1.process.failures import known_failure
+from cnn_l1.process.failures import tell_failure
 from cnn_l1.process.interrupt import stoppable
 from cnn_l1.process.silence import import_tensorflow
 from cnn_l1.runs.folders import check_output
@@ -44,18 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
                 dry_run.dry_run(config)
             else:
                 pipeline.run(config, output, flags.overwrite)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("\ninterrupted; nothing was written", file=sys.stderr)
         return 130
     except Exception as error:
-        message = known_failure(error)
-        if message is None:
-            raise
-        print(f"error: {message}", file=sys.stderr)
-        return 1
+        return tell_failure(error)
     return 0
 
 
