@@ -17,6 +17,7 @@ from typing import Any, get_args, get_origin
 import pydantic
 import yaml
 
+from cnn_l1.config.own_code import make_importable
 from cnn_l1.config.section import Section
 from cnn_l1.config.settings import Config
 from cnn_l1.errors import CnnL1Error
@@ -110,6 +111,7 @@ def read(
         raise ConfigError(
             f"{path}: expected a mapping of settings. Received: {_kind(data)} ({_short(data)})"
         )
+    _make_absolute(data, path.parent.resolve())
     named: dict[str, Any] = {}
     for override in overrides:
         _apply_override(data, override)
@@ -117,7 +119,27 @@ def read(
     if any(changes_the_result(override.partition("=")[0].strip()) for override in overrides):
         # What the file says of its own settings is not said of others.
         data["expected_result"] = named.get("expected_result", "")
+    _make_absolute(data, pathlib.Path.cwd())  # what overrides name
+    if _names_code(data):
+        data.setdefault("modules_dir", str(path.parent.resolve()))
     return data, named, str(path)
+
+
+# Settings that are paths, by section.
+PATHS = (("data", "path"), ("model", "path"))
+
+
+def _make_absolute(data: dict[str, Any], folder: pathlib.Path) -> None:
+    """Make paths absolute: those of a file are relative to its folder."""
+    for section, setting in PATHS:
+        value = data.get(section)
+        if isinstance(value, dict) and isinstance(value.get(setting), str) and value[setting]:
+            value[setting] = str(folder / pathlib.Path(value[setting]).expanduser())
+
+
+def _names_code(data: dict[str, Any]) -> bool:
+    sections = [data.get(name) for name in ("data", "model")]
+    return any(isinstance(s, dict) and (s.get("function") or s.get("modules")) for s in sections)
 
 
 # Beside the package in a checkout; inside it where a wheel was installed.
@@ -149,18 +171,21 @@ def validate(data: Any, source: str = "config") -> Config:
     """Turn plain data into a `Config`, or raise `ConfigError`."""
     try:
         # Through JSON, strictly: lists become tuples, but "3" no number, true no 1.
-        return Config.model_validate_json(json.dumps(data), strict=True)
+        config = Config.model_validate_json(json.dumps(data), strict=True)
     except pydantic.ValidationError as error:
         lines = [_explain(source, detail) for detail in error.errors()]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{source}: expected plain YAML values. Received: {error}") from None
+    # Here, so that every process that reads the config finds the code that it names.
+    make_importable(config.modules_dir)
+    return config
 
 
 # Settings that leave the trained network, and what its files compute, as they are.
 NO_MATTER = (
     "name", "expected_result", "seed", "baseline", "tensorboard", "measure", "export", "sweep",
-    "data.data_dir", "data.download", "data.in_memory",
+    "data.data_dir", "data.download", "data.in_memory", "modules_dir",
 )  # fmt: skip
 
 
@@ -211,7 +236,10 @@ def without_folders(data: dict[str, Any]) -> dict[str, Any]:
         data: A whole config as a mapping, which stays as it is.
     """
     data = copy.deepcopy(data)
-    data["data"]["data_dir"] = None
+    data["data"]["data_dir"] = data["modules_dir"] = None
+    for section, setting in PATHS:
+        path = data[section][setting]
+        data[section][setting] = path and pathlib.PurePath(path).name
     start = data["model"]["initial_weights"]
     if start is not None:
         data["model"]["initial_weights"] = "/".join(pathlib.Path(start).parts[-2:])

@@ -1,10 +1,11 @@
 """Settings of the network: a builder, or blocks of layers."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field
 
+from cnn_l1.config.data_settings import FUNCTION
 from cnn_l1.config.section import COUNT, FRACTION, POSITIVE, Section
 
 ACTIVATION = Literal["linear", "relu", "relu6", "tanh", "sigmoid", "elu", "leaky_relu", "swish"]
@@ -96,6 +97,41 @@ class DenseBlock(Section):
     name: str | None = None
 
 
+class Conv1DBlock(Section):
+    """Conv1D, for series."""
+
+    type: Literal["conv1d"]
+    filters: POSITIVE
+    kernel_size: POSITIVE = 3
+    strides: POSITIVE = 1
+    padding: PADDING = "same"
+    activation: ACTIVATION = "relu"
+    use_bias: bool = True
+    name: str | None = None
+
+
+class SeparableBlock(Section):
+    """SeparableConv2D: a depthwise and a 1×1 convolution."""
+
+    type: Literal["separable"]
+    filters: POSITIVE
+    kernel_size: POSITIVE = 3
+    strides: POSITIVE = 1
+    padding: PADDING = "same"
+    activation: ACTIVATION = "relu"
+    use_bias: bool = True
+    name: str | None = None
+
+
+class AddBlock(Section):
+    """Add: the output of an earlier block, by its name, of the same shape (a residual)."""
+
+    type: Literal["add"]
+    block: str
+    """Name of the earlier block."""
+    name: str | None = None
+
+
 Block = Annotated[
     ConvBlock
     | DepthwiseBlock
@@ -105,7 +141,10 @@ Block = Annotated[
     | GlobalPoolBlock
     | DropoutBlock
     | FlattenBlock
-    | DenseBlock,
+    | DenseBlock
+    | Conv1DBlock
+    | SeparableBlock
+    | AddBlock,
     Field(discriminator="type"),
 ]
 
@@ -132,11 +171,53 @@ class PointwiseConfig(Section):
     """Whether a pair that keeps its shape is added to its input."""
 
 
+# Networks of the user's own, by `model.name`, and the settings that belong to each.
+SOURCES: dict[str, frozenset[str]] = {
+    "file": frozenset({"path", "modules"}),
+    "function": frozenset({"function", "arguments", "modules"}),
+    "application": frozenset({"application", "arguments", "weights"}),
+    "given": frozenset(),
+}
+NEEDED = {"file": "path", "function": "function", "application": "application"}
+# Settings that builders alone have.
+OF_BUILDERS = frozenset({"blocks", "pointwise", "width", "dropout", "initial_weights"})
+INPUT_RANGE = Literal["0-255", "0-1", "-1-1", "standardized"]
+
+
 class ModelConfig(Section):
     """Which network."""
 
-    name: Literal["cnn", "linear", "lenet_300_100", "lenet5", "resnet8", "pointwise"] = "cnn"
-    """Builder; `cnn` reads `blocks`, `pointwise` its section."""
+    name: Literal[
+        "cnn", "linear", "lenet_300_100", "lenet5", "resnet8", "pointwise",
+        "ds_cnn", "mobilenet_v1", "autoencoder", "unet_small",
+        "file", "function", "application", "given",
+    ] = "cnn"  # fmt: skip
+    """Builder (`cnn` reads `blocks`, `pointwise` its section), or a network of your own: `file`,
+    `function` or `application`. `given` is in the config of a run that was called in Python."""
+    path: str | None = None
+    """For `file`: a .keras or .h5 file; relative to the config's file. Training starts from its
+    weights, and it is the dense baseline, measured as it is."""
+    modules: tuple[str, ...] = ()
+    """For `file` and `function`: Python modules that are imported first, such as those that
+    register layers of your own."""
+    function: Annotated[str, Field(pattern=FUNCTION)] | None = None
+    """For `function`: `package.module:name`. It is called with `input_shape`, `outputs` and
+    `arguments`, and returns a `keras.Model`."""
+    application: str | None = None
+    """For `application`: a class or function of keras.applications, e.g. `MobileNetV2`."""
+    arguments: dict[str, Any] = Field(default={})
+    """For `function` and `application`: keyword arguments, e.g. {alpha: 0.35}."""
+    weights: str | None = None
+    """For `application`: `imagenet`, or a path to weights. Default: random weights."""
+    freeze: bool | str = False
+    """Layers that are not trained: `true` for all that came with weights (all but a new
+    head), or a pattern of names, e.g. `block_1*`."""
+    input_range: INPUT_RANGE | None = None
+    """What the network's input takes, where that is not what the data give; see
+    `normalization`."""
+    width: Annotated[float, Field(gt=0)] | None = None
+    """For `mobilenet_v1`, `ds_cnn` and `unet_small`: factor on their channels. Default: 0.25
+    for `mobilenet_v1`, else 1."""
     blocks: tuple[Block, ...] | None = None
     """Layers of `cnn`, in order; the last must give one value a class or target."""
     pointwise: PointwiseConfig | None = None
@@ -145,11 +226,47 @@ class ModelConfig(Section):
     """Dropout rate before the last dense layer."""
     normalization: Literal["auto", "rescale", "standardize", "none"] = "auto"
     """In the model: `rescale` pixels from 0-255 to 0-1, or `standardize` each channel or
-    feature to mean 0 and variance 1. Default: `rescale` for images, else `standardize`."""
+    feature to mean 0 and variance 1. Default: `rescale` for images, else `standardize`. For a
+    network of your own: what `input_range` asks for is put in, and files take raw data; with
+    `none` the data are scaled before, and files take scaled data."""
     initial_weights: str | None = None
     """A `.keras` file of the same network to start from, instead of random weights."""
     dtype_policy: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Keras dtype policy in training; exported files come from float32 weights."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the network is the user's own, not a builder's."""
+        return self.name in SOURCES
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the network comes with trained weights, so that it is the dense baseline."""
+        return self.name in ("file", "given") or self.weights is not None
+
+    @pydantic.model_validator(mode="after")
+    def _settings_belong_to_source(self) -> Self:
+        own = SOURCES.get(self.name, OF_BUILDERS)
+        for setting in sorted(set().union(OF_BUILDERS, *SOURCES.values()) - own):
+            if getattr(self, setting) != type(self).model_fields[setting].get_default():
+                takes = [name for name, settings in SOURCES.items() if setting in settings]
+                takes += ["builders"] if setting in OF_BUILDERS else []
+                raise ValueError(
+                    f"{setting} must be left out for name {self.name!r}: it belongs to "
+                    f"{' and '.join(takes)}"
+                )
+        needed = NEEDED.get(self.name)
+        if needed is not None and getattr(self, needed) is None:
+            raise ValueError(f"{needed} must be given for name {self.name!r}")
+        if self.is_own and self.normalization == "standardize" and self.input_range is None:
+            raise ValueError("normalization 'standardize' needs input_range 'standardized'")
+        if self.freeze and not self.is_own:
+            raise ValueError(
+                f"freeze must be left out for the builder {self.name!r}, whose weights are random"
+            )
+        if self.width is not None and self.name not in ("mobilenet_v1", "ds_cnn", "unet_small"):
+            raise ValueError(f"width must be left out for name {self.name!r}")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _blocks_belong_to_cnn(self) -> Self:

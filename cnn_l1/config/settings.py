@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 import pydantic
 from pydantic import Field
 
+from cnn_l1.config.data_settings import DataConfig
 from cnn_l1.config.formats import NAMES, chosen
 from cnn_l1.config.model_settings import ModelConfig
 from cnn_l1.config.section import COUNT, POSITIVE, Section
@@ -23,51 +24,6 @@ if TYPE_CHECKING:
     FormatName = str
 else:
     FormatName = Literal[NAMES]
-
-
-class AugmentationConfig(Section):
-    """Random changes to training images, as Keras layers; 0 and false are off."""
-
-    shift_pixels: COUNT = 0
-    """Shift by up to this many pixels each way, filled with zeros."""
-    flip: bool = False
-    """Mirror left to right, every second image."""
-    crop_pixels: COUNT = 0
-    """Pad by this many zero pixels each side, then crop back at random."""
-
-
-class DataConfig(Section):
-    """Which data set, and how it is split."""
-
-    name: str = "digits"
-    """A TFDS name; `digits`, `xor`, `diabetes` and `sparse_regression` are embedded."""
-    data_dir: str | None = None
-    """Where TFDS finds it. Default: $TFDS_DATA_DIR, then ~/tensorflow_datasets."""
-    download: bool = False
-    """Whether TFDS may download a data set that is not there."""
-    train_split: str = "train"
-    """TFDS split for training and validation, e.g. `train` or `train[:80%]`."""
-    validation_split: str | None = None
-    """TFDS split for validation. Default: a part of the training split."""
-    test_split: str = "test"
-    """TFDS split for the final report."""
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Part of the training split kept for validation, stratified by label."""
-    fold: tuple[COUNT, Annotated[int, Field(ge=2)]] | None = None
-    """[k, K]: validation is the k-th, from 0, of K seeded folds, stratified by label."""
-    image_size: tuple[POSITIVE, POSITIVE] | None = None
-    """Resize to (rows, columns); needed where images differ in size."""
-    in_memory: bool | None = None
-    """Decode once and keep in memory. Default: if it takes less than 2 GiB."""
-    augmentation: AugmentationConfig = AugmentationConfig()
-
-    @pydantic.model_validator(mode="after")
-    def _one_validation(self) -> Self:
-        if self.fold is not None and self.validation_split is not None:
-            raise ValueError("fold must be left out where validation_split is given")
-        if self.fold is not None and self.fold[0] >= self.fold[1]:
-            raise ValueError(f"fold must be below the number of folds, {self.fold[1]}")
-        return self
 
 
 class ExportConfig(Section):
@@ -133,6 +89,9 @@ class Config(Section):
     measure: MeasureConfig = MeasureConfig()
     tensorboard: bool = True
     """Write TensorBoard logs."""
+    modules_dir: str | None = None
+    """Where Python modules that `data` and `model` name are looked for. Default: the folder
+    of the config's file."""
     sweep: SweepConfig = SweepConfig()
     """For `python -m cnn_l1.sweep` alone."""
 
@@ -164,6 +123,9 @@ class Config(Section):
                 f"target.by_epochs must be at most training.epochs ({self.training.epochs}), "
                 f"not {self.target.by_epochs}"
             )
-        if (self.target.macs is not None) != (self.penalty.name == "group_l1"):
-            raise ValueError("target.macs goes with penalty.name group_l1, and only with it")
+        if self.target.is_of_channels != (self.penalty.name == "group_l1"):
+            raise ValueError(
+                "target.macs, bytes, ram_bytes and board go with penalty.name group_l1, and only "
+                "with it"
+            )
         return self

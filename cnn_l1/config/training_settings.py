@@ -175,14 +175,39 @@ class OptimizerConfig(Section):
         return self
 
 
+TASK = Literal["auto", "classes", "binary", "multilabel", "values", "segmentation", "autoencoder"]
+
+
+class OutputConfig(Section):
+    """One of several outputs of a network."""
+
+    task: TASK = "auto"
+    """As `training.task`."""
+    loss: str = "auto"
+    """As `training.loss`."""
+    metrics: tuple[str, ...] = ()
+    """As `training.metrics`."""
+    loss_weight: Annotated[float, Field(gt=0)] = 1.0
+    """Factor on its loss in the sum."""
+
+
 class TrainingConfig(Section):
     """The stage under the penalty."""
 
     method: Literal["proximal", "subgradient"] = "proximal"
     """Soft-threshold after each update, or plain Keras with the penalty's gradient."""
-    loss: Literal["auto", "crossentropy", "squared_error"] = "auto"
-    """`squared_error`, the mean of (output − target)², or `crossentropy` of logits.
-    Default: by the targets, numbers or class labels."""
+    task: TASK = "auto"
+    """What is learnt: `classes`, `binary` (one output), `multilabel`, `values`, `segmentation`
+    (a label for each pixel) or `autoencoder` (the input itself). Default: by the targets
+    and the network's outputs."""
+    loss: str = "auto"
+    """`squared_error`, the mean of (output − target)², `crossentropy`, or any loss of Keras
+    by name, e.g. `huber`. Default: by the task."""
+    metrics: tuple[str, ...] = ()
+    """Metrics of Keras by name, e.g. [AUC], also measured on the exported files."""
+    outputs: dict[str, OutputConfig] = Field(default={})
+    """For networks with several outputs: task, loss, metrics and loss weight by the output's
+    name."""
     proximal_threshold: Literal["auto", "scaled", "decoupled"] = "auto"
     """Threshold ηλ in the optimizer's own metric, or the same for every weight."""
     epochs: POSITIVE = 30
@@ -240,18 +265,38 @@ class TargetConfig(Section):
     """Fraction of all kernel weights."""
     layers: dict[str, Annotated[float, Field(gt=0, lt=1)]] | None = None
     """Fraction by layer-name pattern; first match wins, other layers keep their strength."""
-    macs: POSITIVE | None = None
-    """Multiply-adds of one example that are left; for `group_l1`."""
+    macs: int | float | None = None
+    """Multiply-adds of one example that are left, or the part of them; for `group_l1`."""
+    bytes: POSITIVE | None = None
+    """Bytes of the shrunk int8 TFLite file, at most; for `group_l1`."""
+    ram_bytes: POSITIVE | None = None
+    """Bytes of the arena that TFLite Micro needs for that file, at most; for `group_l1`."""
+    board: str | None = None
+    """A board by its name, e.g. `arduino_nano_33_ble`: its flash and RAM, of which a quarter
+    is left to the program; for `group_l1`."""
     by_epochs: POSITIVE
     """Whole epochs until it is met; later ones train without penalty."""
 
+    @property
+    def is_of_channels(self) -> bool:
+        """Whether whole channels go, for which the penalty must be `group_l1`."""
+        return self.sparsity is None and self.layers is None
+
+    @pydantic.field_validator("macs")
+    @classmethod
+    def _count_or_part(cls, value: int | float | None) -> int | float | None:
+        if value is not None and not 0 < value < 1 and (value < 1 or not isinstance(value, int)):
+            raise ValueError("expected a whole number from 1, or a part between 0 and 1")
+        return value
+
     @pydantic.model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        given = [n for n in ("sparsity", "layers", "macs") if getattr(self, n) is not None]
-        if len(given) != 1:
+        names = ("sparsity", "layers", "macs", "bytes", "ram_bytes", "board")
+        given = [n for n in names if getattr(self, n) is not None]
+        if len(given) != 1 and set(given) != {"bytes", "ram_bytes"}:
             raise ValueError(
-                "exactly one of sparsity, layers and macs must be set, "
-                f"not {' and '.join(given) or 'none'}"
+                f"exactly one of {', '.join(names[:-1])} and {names[-1]} must be set, or bytes "
+                f"and ram_bytes, not {' and '.join(given) or 'none'}"
             )
         return self
 

@@ -6,8 +6,8 @@ They are no part of the network: what is counted, shrunk and exported never hold
 import keras
 from keras import layers
 
+from cnn_l1.config.data_settings import AugmentationConfig
 from cnn_l1.config.loading import ConfigError
-from cnn_l1.config.settings import AugmentationConfig
 
 
 def with_augmentation(

@@ -2,7 +2,8 @@
 
 import functools
 
-from cnn_l1.config.settings import DataConfig
+from cnn_l1.config.data_settings import DataConfig
+from cnn_l1.data.own_sets import load_own, reader_of
 from cnn_l1.data.splits import Data, Description, part, part_by_fold
 from cnn_l1.data.tfds_sets import check_split, description_of, find_builder, keys_of, read_split
 
@@ -21,6 +22,8 @@ def load(config: DataConfig, seed: int) -> Data:
         ConfigError: If the data set is unknown, not there, cannot be downloaded,
             or holds nothing to learn.
     """
+    if config.is_own:
+        return load_own(config, seed)
     builder = find_builder(config)
     keys = keys_of(builder)
     about = description_of(builder, keys, config)
@@ -29,17 +32,19 @@ def load(config: DataConfig, seed: int) -> Data:
             check_split(builder, setting, getattr(config, setting))
     read = functools.partial(read_split, builder, keys, about.input_shape, config)
     whole = read(config.train_split)
-    stratify = about.class_names is not None
+    stratify = about.kind == "classes"
     if config.validation_split is not None:
         train, validation = whole, read(config.validation_split)
     elif config.fold is not None:
         train, validation = part_by_fold(whole, config.fold, seed, stratify)
     else:
-        train, validation = part(whole, config.validation_fraction, seed, stratify)
+        train, validation, _ = part(whole, config.validation_fraction, seed, stratify)
     return Data(about, train, validation, load_test=lambda: read(config.test_split))
 
 
 def describe(config: DataConfig) -> Description:
-    """A data set's `Description`, without reading an example."""
+    """A data set's `Description`; of TFDS sets without reading an example."""
+    if config.is_own:
+        return reader_of(config)(config).about
     builder = find_builder(config)
     return description_of(builder, keys_of(builder), config)

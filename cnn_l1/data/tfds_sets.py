@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from cnn_l1.config.data_settings import DataConfig
 from cnn_l1.config.loading import ConfigError
-from cnn_l1.config.settings import DataConfig
 from cnn_l1.data import embedded
 from cnn_l1.data.splits import EVALUATION_BATCH, Description, Split
 from cnn_l1.errors import CnnL1Error

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from cnn_l1.config.settings import DataConfig
+from cnn_l1.config.data_settings import DataConfig
 from cnn_l1.data import embedded, sets, tfds_sets
 
 SIZES = {

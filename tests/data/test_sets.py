@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from cnn_l1.config.data_settings import DataConfig
 from cnn_l1.config.loading import ConfigError
-from cnn_l1.config.settings import DataConfig
 from cnn_l1.data import sets, splits, tfds_sets
 
 TRAIN_IMAGES, TEST_IMAGES = 1437, 360

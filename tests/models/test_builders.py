@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cnn_l1.config import loading as configs
+from cnn_l1.config.data_settings import AugmentationConfig
 from cnn_l1.config.loading import ConfigError
 from cnn_l1.config.model_settings import ACTIVATION, ModelConfig
-from cnn_l1.config.settings import AugmentationConfig
 from cnn_l1.data.augmentation import with_augmentation
 from cnn_l1.data.splits import InputStatistics
 from cnn_l1.export import tflite

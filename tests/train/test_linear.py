@@ -20,7 +20,7 @@ import pytest
 from sklearn import linear_model
 
 from cnn_l1.config import loading as configs
-from cnn_l1.config.settings import DataConfig
+from cnn_l1.config.data_settings import DataConfig
 from cnn_l1.data import embedded, sets, tasks
 from cnn_l1.graph import features
 from cnn_l1.models.untrained import new_network
