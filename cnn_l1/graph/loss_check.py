@@ -55,7 +55,7 @@ def gives_logits(model: keras.Model) -> bool:
     Raises:
         ValueError: If the model has several outputs, or its last operation does not tell.
     """
-    outputs = _named_outputs(model)
+    outputs = named_outputs(model)
     found = last_activation(next(iter(outputs.values()))) if len(outputs) == 1 else None
     if found == "linear":
         return True
@@ -77,8 +77,8 @@ def check_loss(model: keras.Model) -> None:
     Args:
         model: A compiled `keras.Model`.
     """
-    for name, tensor in _named_outputs(model).items():
-        loss = _loss_of(getattr(model, "loss", None), name, list(_named_outputs(model)))
+    for name, tensor in named_outputs(model).items():
+        loss = _loss_of(getattr(model, "loss", None), name, list(named_outputs(model)))
         expects_logits = _expects_logits(loss)
         found = last_activation(tensor)
         if expects_logits is None or found is None:
@@ -106,7 +106,7 @@ def _message(model: Any, name: str, found: str, expects_logits: bool) -> str:
     )
 
 
-def _named_outputs(model: Any) -> dict[str, Any]:
+def named_outputs(model: Any) -> dict[str, Any]:
     """`{name: tensor}` of a model's outputs, by the names that a dict of losses has."""
     model = as_functional(model)
     if model is None:

@@ -51,6 +51,8 @@ class Measurement:
         macs: Multiply-adds of one example, counted on the network that was exported.
         outputs: The figures of each output, of a file with several.
         float_operators: Operators that a quantized TFLite file computes in float.
+        metrics: Keras metrics of a config, by name, on the file's outputs; of an autoencoder
+            `auc`, of its reconstruction error as a sign of anomalies.
     """
 
     accuracy: float | None
@@ -73,3 +75,4 @@ class Measurement:
     xz_bytes: int | None = None
     outputs: tuple[OutputMeasurement, ...] = ()
     float_operators: tuple[str, ...] = ()
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)

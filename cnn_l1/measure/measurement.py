@@ -49,6 +49,8 @@ __all__ = [
 
 # Pairs of inputs and targets.
 Batches = Iterable[tuple[Any, Any]]
+# From a file's outputs to further figures by name.
+Figures = Callable[[Any], dict[str, float]]
 
 
 def measure_tflite(
@@ -56,6 +58,7 @@ def measure_tflite(
     batches: Batches,
     reference: Any,
     decide: Any = None,
+    figures: Figures | None = None,
 ) -> Measurement:
     """Measure one TFLite file on a whole split. `time_files` measures latency.
 
@@ -73,6 +76,8 @@ def measure_tflite(
             values; for several outputs also a list or dict of such functions. Default: the
             largest along the last axis, where the targets are labels or one-hot rows of
             it; else values. Give `above(0.0)` for a single logit.
+        figures: From all outputs, as the file gives them, to further figures by name. They
+            are `metrics` of the measurement. Default: none.
 
     Returns:
         A `Measurement`.
@@ -99,7 +104,8 @@ def measure_tflite(
                 "Received: several shapes"
             ) from None
 
-    measured = _measure(path, run, batches, reference, decide, runner.output_names)
+    names = runner.output_names
+    measured = _measure(path, run, batches, reference, decide, figures, names)
     content = pathlib.Path(path).read_bytes()
     try:
         tflite = read_tflite(content)
@@ -116,14 +122,18 @@ def measure_tflite(
 
 
 def measure_file(
-    path: str | pathlib.Path, batches: Batches, reference: Any, decide: Any = None
+    path: str | pathlib.Path,
+    batches: Batches,
+    reference: Any,
+    decide: Any = None,
+    figures: Figures | None = None,
 ) -> Measurement:
     """Measure a file in the runtime of its kind: see `measure_tflite`.
 
     Args:
         path: A `.tflite`, `.keras`, `.h5` or `.onnx` file, or the folder of a SavedModel.
     """
-    return measuring_function(path)(pathlib.Path(path), batches, reference, decide)
+    return measuring_function(path)(pathlib.Path(path), batches, reference, decide, figures)
 
 
 # ONNX Runtime's names of types that NumPy calls otherwise.
@@ -140,7 +150,11 @@ def onnx_session(path: str | pathlib.Path) -> Any:
 
 
 def measure_onnx(
-    path: str | pathlib.Path, batches: Batches, reference: Any, decide: Any = None
+    path: str | pathlib.Path,
+    batches: Batches,
+    reference: Any,
+    decide: Any = None,
+    figures: Figures | None = None,
 ) -> Measurement:
     """Measure an ONNX file in ONNX Runtime, one thread: see `measure_tflite`."""
     session = onnx_session(path)
@@ -159,11 +173,15 @@ def measure_onnx(
         )
 
     outputs = [detail.name for detail in session.get_outputs()]
-    return _measure(path, run, batches, reference, decide, outputs)
+    return _measure(path, run, batches, reference, decide, figures, outputs)
 
 
 def measure_keras(
-    path: str | pathlib.Path, batches: Batches, reference: Any, decide: Any = None
+    path: str | pathlib.Path,
+    batches: Batches,
+    reference: Any,
+    decide: Any = None,
+    figures: Figures | None = None,
 ) -> Measurement:
     """Measure a `.keras` file, loaded anew: see `measure_tflite`."""
     model = keras.models.load_model(path)
@@ -175,11 +193,15 @@ def measure_keras(
             return model.predict_on_batch(as_dtype(inputs, dtypes[0], "input"))
         return model.predict_on_batch(mapped(as_float32, inputs))
 
-    return _measure(path, run, batches, reference, decide)
+    return _measure(path, run, batches, reference, decide, figures)
 
 
 def measure_saved_model(
-    path: str | pathlib.Path, batches: Batches, reference: Any, decide: Any = None
+    path: str | pathlib.Path,
+    batches: Batches,
+    reference: Any,
+    decide: Any = None,
+    figures: Figures | None = None,
 ) -> Measurement:
     """Measure a SavedModel by its serving signature: see `measure_tflite`."""
     loaded = tf.saved_model.load(str(path))
@@ -205,7 +227,7 @@ def measure_saved_model(
         ]
         return mapped(np.asarray, call(tf.nest.pack_sequence_as(structure, tensors)))
 
-    return _measure(path, run, batches, reference, decide)
+    return _measure(path, run, batches, reference, decide, figures)
 
 
 def _measure(
@@ -214,6 +236,7 @@ def _measure(
     batches: Batches,
     reference: Any,
     decide: Any,
+    figures: Figures | None,
     names: Sequence[str] = (),
 ) -> Measurement:
     name = pathlib.Path(path).name
@@ -261,20 +284,26 @@ def _measure(
         )
     ]
     agreements = [one.agreement for one in found if one.agreement is not None]
-    figures = found[0] if single else OutputMeasurement("", 0.0)
+    further: dict[str, float] = {}
+    if figures is not None:
+        by_name = isinstance(reference, Mapping)
+        given_outputs = dict(zip(names, outputs, strict=True)) if by_name else outputs
+        further = figures(outputs[0] if single else given_outputs)
+    first = found[0] if single else OutputMeasurement("", 0.0)
     return Measurement(
-        accuracy=figures.accuracy,
-        accuracy_standard_error=figures.accuracy_standard_error,
+        accuracy=first.accuracy,
+        accuracy_standard_error=first.accuracy_standard_error,
         examples=len(outputs[0]),
         agreement=min(agreements, default=None),
         max_difference=max(one.max_difference for one in found),
         bytes=sum(len(content) for content in contents(path)),
         deflated_bytes=sum(len(zlib.compress(content, 9)) for content in contents(path)),
         xz_bytes=sum(len(lzma.compress(content, preset=9)) for content in contents(path)),
-        mean_squared_error=figures.mean_squared_error,
-        mean_squared_error_standard_error=figures.mean_squared_error_standard_error,
-        r2=figures.r2,
+        mean_squared_error=first.mean_squared_error,
+        mean_squared_error_standard_error=first.mean_squared_error_standard_error,
+        r2=first.r2,
         outputs=() if single else tuple(found),
+        metrics=further,
     )
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import keras
 
 from cnn_l1.config.loading import Config
-from cnn_l1.data import sets, splits, tasks
+from cnn_l1.data import sets, splits
+from cnn_l1.data.task_choice import outputs_needed, task_of
 from cnn_l1.graph.macs import count_macs
 from cnn_l1.models import builders
 from cnn_l1.sparsity.configured import attach_configured
@@ -47,8 +48,9 @@ def untrained_network(config: Config) -> tuple[keras.Model, splits.Description]:
     about = sets.describe(config.data)
     channels = about.input_shape[-1]
     neutral = splits.InputStatistics((0.0,) * channels, (1.0,) * channels)
-    outputs = tasks.task_of(config.training.loss, about).outputs
-    return new_network(config, about.input_shape, outputs, neutral), about
+    model = new_network(config, about.input_shape, outputs_needed(config.training, about), neutral)
+    task_of(config.training, about, model if config.model.is_own else None)  # or refuse
+    return model, about
 
 
 def untrained_macs(config: Config) -> int:

@@ -5,6 +5,8 @@ from typing import Any
 
 # The runtimes of a phone, a single-board computer and a microcontroller all read these.
 SUFFIX = ".tflite"
+# Folders of what a run is compared with: a trained baseline, or the given model.
+BASELINES = ("dense/", "given/")
 
 
 def conclusion(report: dict[str, Any], folder: str | pathlib.Path) -> list[str]:
@@ -27,9 +29,11 @@ def conclusion(report: dict[str, Any], folder: str | pathlib.Path) -> list[str]:
     name = file_to_use(files)
     if name is None:
         return [*lines, f"Next  cnn-l1 verify {folder}"]
-    dense = files.get(f"dense/{pathlib.PurePosixPath(name).name}")
-    lines[0] += f" {_score(files[name], dense)}"
-    compared = f" (dense {dense['bytes']:,})" if dense else ""
+    kind = "given" if any(one.startswith("given/") for one in files) else "dense"
+    dense = files.get(f"{kind}/{pathlib.PurePosixPath(name).name}")
+    beside = "the given model" if kind == "given" else "without the penalty"
+    lines[0] += f" {_score(files[name], dense, beside)}"
+    compared = f" ({kind} {dense['bytes']:,})" if dense else ""
     path = pathlib.Path(folder, name)
     lines.append(f"Use   {path}   {files[name]['bytes']:,} bytes{compared}")
     lines += [f"Not   {one}: {reason}" for one, reason in report["refused"].items()]
@@ -42,19 +46,23 @@ def file_to_use(files: dict[str, dict[str, Any]]) -> str | None:
     mine = {
         name: figures["bytes"]
         for name, figures in files.items()
-        if name.endswith(SUFFIX) and not name.startswith("dense/")
+        if name.endswith(SUFFIX) and not name.startswith(BASELINES)
     }
     return min(mine, key=mine.__getitem__) if mine else None
 
 
-def _score(file: dict[str, Any], dense: dict[str, Any] | None) -> str:
+def _score(file: dict[str, Any], dense: dict[str, Any] | None, beside: str) -> str:
+    if file.get("outputs"):
+        each = [_score(one, None, beside).rstrip(".") for one in file["outputs"]]
+        names = [one["name"] for one in file["outputs"]]
+        return "; ".join(f"{n}: {t}" for n, t in zip(names, each, strict=True)) + "."
     if file["accuracy"] is None:
         text = f"Mean squared error {file['mean_squared_error']:.5g}"
         if dense is None:
             return f"{text}."
-        return f"{text}; without the penalty {dense['mean_squared_error']:.5g}."
+        return f"{text}; {beside} {dense['mean_squared_error']:.5g}."
     text = f"Accuracy {file['accuracy']:.1%}"
     if dense is None:
         return f"{text}."
     points = 100 * (file["accuracy"] - dense["accuracy"])
-    return f"{text}; without the penalty {dense['accuracy']:.1%} ({points:+.1f} points)."
+    return f"{text}; {beside} {dense['accuracy']:.1%} ({points:+.1f} points)."

@@ -15,9 +15,9 @@ from cnn_l1.config import loading as configs
 from cnn_l1.config.formats import FORMATS, chosen, format_of, format_of_file, source_of
 from cnn_l1.config.loading import Config, ConfigError
 from cnn_l1.config.settings import ExportConfig, MeasureConfig
-from cnn_l1.data.splits import Data, Split
+from cnn_l1.data.splits import Data, InputScaling, Split
 from cnn_l1.data.splits import Description as DataDescription
-from cnn_l1.data.tasks import Task
+from cnn_l1.data.tasks import SeveralTasks
 from cnn_l1.export import sparse_file, tflite
 from cnn_l1.export.formats import SPARSE_IMAGES, print_refused, write_format
 from cnn_l1.graph import macs
@@ -52,7 +52,12 @@ def check_formats(model: keras.Model, formats: Iterable[str]) -> None:
 
 
 def export_files(
-    model: keras.Model, folder: pathlib.Path, config: Config, dataset: Data, prefix: str = ""
+    model: keras.Model,
+    folder: pathlib.Path,
+    config: Config,
+    dataset: Data,
+    task: Any,
+    prefix: str = "",
 ) -> tuple[Files, Reasons]:
     """Write the configured formats.
 
@@ -61,6 +66,7 @@ def export_files(
         folder: Folder of the run.
         config: The `Config`.
         dataset: The `data.Data` whose training examples calibrate.
+        task: The `tasks.Task`, for what the files say of their output.
         prefix: Folder inside it, with a slash at its end. Default: none.
 
     Returns:
@@ -89,7 +95,7 @@ def export_files(
         path = folder / name
         images = dataset.validation.sample(SPARSE_IMAGES) if one.sparse else None
         try:
-            told = description_of(config, dataset.about) if settings.metadata else None
+            told = description_of(config, dataset, task) if settings.metadata else None
             write_format(model, one.name, path, config, samples, images, told)
         except Exception as error:
             remove(path)
@@ -145,39 +151,60 @@ def remove_wrong(files: Files, failed: Reasons, refused: Reasons) -> None:
         print_refused({name: reason})
 
 
-def description_of(config: Config, about: DataDescription) -> metadata.Description:
+def description_of(config: Config, dataset: Data, task: Any) -> metadata.Description:
     """What a run's TFLite files say of themselves: labels, the input's meaning, the config."""
+    about = dataset.about
     return metadata.Description(
         name=config.name,
-        input_meaning=input_meaning(config, about),
-        output_meaning=output_meaning(config, about),
+        input_meaning=input_meaning(config, about, dataset.train.scaling),
+        output_meaning=output_meaning(task),
         class_names=about.class_names,
         config=configs.dump(config, folders=False),
     )
 
 
-def input_meaning(config: Config, about: DataDescription) -> str:
+def input_meaning(
+    config: Config, about: DataDescription, scaling: InputScaling | None = None
+) -> str:
     """What a file's input is, in words."""
+    if scaling is not None:
+        return scaling.meaning
     scaled = config.model.normalization != "none"
-    if len(about.input_shape) == 3:
+    if about.is_image:
         return f"pixels from 0 to 255; {'scaling is in the model' if scaled else 'not scaled'}"
-    return "features in their own units: " + ", ".join(about.feature_names or ())
+    names = ", ".join(about.feature_names or ())
+    if len(about.input_shape) == 2:
+        rate = about.sampling_rate_hz
+        sampled = "" if rate is None else f", {rate:g} samples a second"
+        steps, channels = about.input_shape
+        named = f" ({names})" if names else ""
+        return f"{steps} steps of {channels} channels{named} in their own units{sampled}"
+    return f"features in their own units: {names}"
 
 
-def output_meaning(config: Config, about: DataDescription) -> str:
+def output_meaning(task: Any) -> str:
     """What a file's output is, in words."""
-    if about.class_names is None:
+    if isinstance(task, SeveralTasks):
+        each = [f"{name}: {output_meaning(one)}" for name, one in task.tasks.items()]
+        return "; ".join(each)
+    if task.kind == "values":
         return "values"
-    if config.training.loss == "squared_error":
-        return "one value, 0 or 1" if len(about.class_names) == 2 else "values, one a class"
-    return "logits, one a class"
+    if task.kind == "autoencoder":
+        return "the input again; a large mean squared difference is a sign of an anomaly"
+    if task.loss == "squared_error":
+        return "one value, 0 or 1" if task.outputs == 1 else "values, one a class"
+    what = "logits" if task.from_logits else "probabilities"
+    if task.kind == "binary":
+        return f"one {'logit' if task.from_logits else 'probability'}, of the second class"
+    ends = {"multilabel": "label", "segmentation": "class, for each pixel"}
+    return f"{what}, one a {ends.get(task.kind, 'class')}"
 
 
 def measure_files(
     files: Files,
     examples: Split,
     networks: Mapping[str, keras.Model],
-    task: Task,
+    task: Any,
     config: MeasureConfig,
     failed: Reasons | None = None,
 ) -> dict[str, Measurement]:
@@ -202,9 +229,8 @@ def measure_files(
     measured = {}
     for name, path in files.items():
         prefix = next(p for p in sorted(networks, reverse=True) if name.startswith(p))
-        batches = examples.evaluation_batches()
         with _told(failed, name):
-            figures = measurement.measure_file(path, batches, outputs[prefix], task.decide)
+            figures = measure_one(path, examples, outputs[prefix], task)
             measured[name] = dataclasses.replace(figures, macs=costs[prefix])
     timed = [name for name in measured if name.endswith(".tflite")]
     latencies = {}
@@ -221,6 +247,17 @@ def measure_files(
                     measured[name], ram_bytes=micro.arena_bytes(files[name])
                 )
     return measured
+
+
+def measure_one(path: pathlib.Path, examples: Split, reference: Any, task: Any) -> Measurement:
+    """Measure one exported file as a task scores it: see `measurement.measure_file`."""
+    return measurement.measure_file(
+        path,
+        task.measuring_batches(examples),
+        reference,
+        task.decide,
+        lambda outputs: task.figures(outputs, examples),
+    )
 
 
 def _time(
@@ -272,7 +309,7 @@ def encode_files(files: Files, settings: ExportConfig, failed: Reasons | None = 
 def measure_on_micro(
     files: Files,
     examples: Split,
-    task: Task,
+    task: Any,
     config: MeasureConfig,
     failed: Reasons | None = None,
 ) -> dict[str, on_micro.MicroFacts]:
@@ -290,7 +327,7 @@ def measure_on_micro(
     count = config.micro_examples
     if not count:
         return facts
-    inputs, targets = examples.sample(count), examples.targets[:count]
+    inputs, targets = examples.sample(count), task.measuring_targets(examples, count)
     for name, path in files.items():
         plain = path.with_stem(path.stem.removesuffix("_encoded"))
         form = format_of_file(plain)

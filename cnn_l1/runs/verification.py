@@ -22,14 +22,17 @@ import yaml
 from cnn_l1.config import loading as configs
 from cnn_l1.config.formats import chosen, source_of
 from cnn_l1.config.loading import Config, ConfigError
-from cnn_l1.data import sets, tasks
+from cnn_l1.config.own_code import OwnCodeError
+from cnn_l1.data.own_sets import OwnSet
 from cnn_l1.data.splits import Split
 from cnn_l1.export import firmware
 from cnn_l1.export import tflite as export
 from cnn_l1.graph import macs
 from cnn_l1.measure import measurement
+from cnn_l1.models.setup import load_examples
 from cnn_l1.runs import manifest
 from cnn_l1.runs import report as reports
+from cnn_l1.runs.exported_files import measure_one
 from cnn_l1.shrink import removal
 from cnn_l1.sparsity import counting
 from cnn_l1.tflite import encoding, metadata
@@ -41,14 +44,17 @@ EXAMPLES = 0.002
 VALUES = 1e-3
 # A largest difference from Keras may, for the same reason, by half of it and this.
 DIFFERENCE = 1e-4
+# Folders of networks in a run's; "" is the run's own.
+PREFIXES = ("shrunk/", "dense/", "given/", "")
 
 
-def verify(folder: pathlib.Path, with_data: bool = True) -> list[str]:
+def verify(folder: pathlib.Path, with_data: bool = True, given: OwnSet | None = None) -> list[str]:
     """Check a run's folder.
 
     Args:
         folder: A `pathlib.Path`.
         with_data: Whether to load the data set and measure every file again.
+        given: The examples to measure on, in place of those that the config names.
 
     Returns:
         A list of lines, one a mismatch; empty if all is well.
@@ -65,14 +71,14 @@ def verify(folder: pathlib.Path, with_data: bool = True) -> list[str]:
         return [*found, f"report.json: expected a run that ended well. Received: {ended}"]
     found += check_config(config, report)
     found += check_formats(folder, files, config, report.get("refused", {}))
-    examples = None
-    if with_data:
-        try:
-            examples = load_examples(config)
-        except ConfigError as error:
-            found.append(f"data: {error} (or give --no-data)")
     networks, broken = load_networks(folder, files)
     found += broken
+    measured = None
+    if with_data and "" in networks:
+        try:
+            measured = load_examples(config, networks[""], given)
+        except (ConfigError, OwnCodeError) as error:
+            found.append(f"data: {error} (or give --no-data)")
     for prefix, key in (("", "counts"), ("shrunk/", "shrunk_counts")):
         if prefix in networks:
             found += check_counts(prefix, networks[prefix], report.get(key), config)
@@ -83,7 +89,7 @@ def verify(folder: pathlib.Path, with_data: bool = True) -> list[str]:
             found.append(f"{name}: expected a file. Received: nothing there")
             continue
         try:
-            found += check_file(name, path, figures, networks, config, examples)
+            found += check_file(name, path, figures, networks, config, measured)
             if name.endswith(".tflite") and config.export.metadata:
                 found += check_metadata(folder, name, report)
         except (KeyError, TypeError) as error:  # of a report that lacks or garbles a figure
@@ -141,7 +147,8 @@ def check_formats(
 ) -> list[str]:
     """Files that the config asks for and the report, or the folder, lacks."""
     prefixes = {name.removesuffix("model.keras") for name in files if name.endswith("model.keras")}
-    prefixes |= {"", "dense/"} if config.baseline else {""}
+    baseline = "given/" if config.model.has_weights else "dense/"
+    prefixes |= {"", baseline} if config.baseline else {""}
     found = []
     for prefix in sorted(prefixes):
         for one in chosen(("keras", *config.export.formats)):
@@ -160,12 +167,6 @@ def check_formats(
                 if name not in files and name not in refused:
                     found.append(f"report.json: expected figures of {name}. Received: none")
     return found
-
-
-def load_examples(config: Config) -> Split:
-    """The split that the report's figures are of."""
-    dataset = sets.load(config.data, config.seed)
-    return dataset.load_test() if config.measure.split == "test" else dataset.validation
 
 
 def load_networks(
@@ -221,11 +222,11 @@ def check_file(
     figures: Mapping[str, Any],
     networks: Mapping[str, keras.Model],
     config: Config,
-    examples: Split | None,
+    measured: tuple[Split, Any] | None,
 ) -> list[str]:
     """One exported file against its figures."""
     found = []
-    model = networks.get(next(p for p in ("shrunk/", "dense/", "") if name.startswith(p)))
+    model = networks.get(next(p for p in PREFIXES if name.startswith(p)))
     size = sum(len(content) for content in measurement.contents(path))
     if size != figures["bytes"]:
         found.append(f"{name}: expected {figures['bytes']} bytes. Received: {size}")
@@ -254,9 +255,9 @@ def check_file(
             )
         if not tflite.is_finite:
             found.append(f"{name}: expected finite weights. Received: NaN or infinity")
-    if examples is None or model is None:
+    if measured is None or model is None:
         return found + check_loads(name, path)
-    return found + check_scores(name, path, figures, model, config, examples)
+    return found + check_scores(name, path, figures, model, *measured)
 
 
 def check_metadata(folder: pathlib.Path, name: str, report: Mapping[str, Any]) -> list[str]:
@@ -345,16 +346,13 @@ def check_scores(
     path: pathlib.Path,
     figures: Mapping[str, Any],
     model: keras.Model,
-    config: Config,
     examples: Split,
+    task: Any,
 ) -> list[str]:
     """Accuracy and parity of one file, measured again."""
-    task = tasks.task_of(config.training.loss, sets.describe(config.data))
     try:
         reference = measurement.predict(model, examples)
-        again = measurement.measure_file(
-            path, examples.evaluation_batches(), reference, task.decide
-        )
+        again = measure_one(path, examples, reference, task)
     except Exception as error:
         return [f"{name}: expected to run on the data. Received: {_short(error)}"]
     found = []
@@ -369,6 +367,19 @@ def check_scores(
     squared: Any = again.mean_squared_error
     if told is not None and not math.isclose(told, squared, rel_tol=VALUES):
         found.append(f"{name}: expected mean_squared_error {told:.6g}. Received: {squared:.6g}")
+    for told, one in zip(figures.get("outputs", ()), again.outputs, strict=True):
+        for key in ("accuracy", "mean_squared_error"):
+            value, received = told[key], getattr(one, key)
+            near = value is None or math.isclose(value, received, rel_tol=VALUES, abs_tol=slack)
+            if not near:
+                found.append(
+                    f"{name}: output {one.name}: expected {key} {value:.6g}. "
+                    f"Received: {received:.6g}"
+                )
+    for key, value in figures.get("metrics", {}).items():
+        received = again.metrics.get(key, math.nan)
+        if not math.isclose(value, received, rel_tol=VALUES, abs_tol=2 * slack):
+            found.append(f"{name}: expected {key} {value:.6g}. Received: {received:.6g}")
     limit = 1.5 * figures["max_difference"] + DIFFERENCE * max(1.0, abs(reference).max())
     if not again.max_difference <= limit:
         found.append(

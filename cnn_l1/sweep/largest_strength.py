@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from cnn_l1.config.loading import Config, ConfigError, with_settings
-from cnn_l1.data import sets, tasks
+from cnn_l1.data import sets
+from cnn_l1.data.task_choice import task_of
 from cnn_l1.models.untrained import new_network
 from cnn_l1.sweep.engines import Job, run_job
 from cnn_l1.sweep.plan import base_of, is_in_closed_form
@@ -122,7 +123,7 @@ def largest_linear(config: Config) -> float:
             under a concave one weights can stay above this λ that were large before.
     """
     dataset = sets.load(config.data, config.seed)
-    task = tasks.task_of(config.training.loss, dataset.about)
+    task = task_of(config.training, dataset.about)
     model = new_network(config, dataset.about.input_shape, task.outputs, dataset.statistics())
     inputs, targets = dataset.train.inputs, dataset.train.targets
     if inputs is None:

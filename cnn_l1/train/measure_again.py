@@ -9,8 +9,8 @@ from typing import Any
 import keras
 
 from cnn_l1.config import loading as configs
-from cnn_l1.data import sets, tasks
 from cnn_l1.measure import on_micro
+from cnn_l1.models.setup import configured
 from cnn_l1.process import tables
 from cnn_l1.runs import exported_files, manifest, report
 from cnn_l1.runs.folders import run_folder
@@ -32,9 +32,9 @@ def measure_again(source: pathlib.Path, output: pathlib.Path, split: str) -> dic
     summary = json.loads((source / "report.json").read_text(encoding="utf-8"))
     config = configs.load(source / "config.yaml")
     measuring = config.measure.model_copy(update={"split": split})
-    dataset = sets.load(config.data, config.seed)
-    task = tasks.task_of(config.training.loss, dataset.about)
-    examples = dataset.load_test() if split == "test" else dataset.validation
+    config = config.model_copy(update={"measure": measuring})
+    setup = configured(config)
+    dataset, task, examples = setup.dataset, setup.task, setup.examples()
     failed: dict[str, str] = {}
     with run_folder(output) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
@@ -54,7 +54,6 @@ def measure_again(source: pathlib.Path, output: pathlib.Path, split: str) -> dic
         summary["micro"] = {n: dataclasses.asdict(facts) for n, facts in micro_facts.items()}
         summary["not_measured"] = failed
         report.write_json(folder / "report.json", summary)
-        copied = config.model_copy(update={"measure": measuring})
-        (folder / "config.yaml").write_text(configs.dump(copied), encoding="utf-8")
+        (folder / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
         manifest.write_manifest(folder)
     return summary

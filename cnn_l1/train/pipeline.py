@@ -8,7 +8,7 @@ Read `run` from top to bottom: it is the whole pipeline, one call a stage.
 import dataclasses
 import pathlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -16,10 +16,11 @@ import keras
 from cnn_l1.config import loading as configs
 from cnn_l1.config.loading import Config
 from cnn_l1.config.packages import check_packages
-from cnn_l1.data import sets, tasks
 from cnn_l1.data.augmentation import with_augmentation
+from cnn_l1.data.tasks import SeveralTasks
 from cnn_l1.export import formats, tflite
 from cnn_l1.measure import measurement, on_micro
+from cnn_l1.models.setup import Setup, configured
 from cnn_l1.process import processor, tables
 from cnn_l1.process.failures import OUTPUT, UnfinishedRunError, during, known_failure, reason_of
 from cnn_l1.runs import exported_files, manifest, report
@@ -48,7 +49,7 @@ def run(
     watchers: Iterable[keras.callbacks.Callback] = (),
     forewarn: bool = True,
 ) -> dict[str, Any]:
-    """Run the whole pipeline.
+    """Run the whole pipeline from a config.
 
     A format that cannot be written loses its own file alone: the report's `refused` has the
     reason. Whatever else fails once the network is trained, `model.keras`, the config, the
@@ -70,26 +71,46 @@ def run(
         DivergedError: If training diverged.
         UnfinishedRunError: If something failed after training.
     """
+    check_packages(config)
+    return run_setup(lambda: configured(config), config, output, overwrite, watchers, forewarn)
+
+
+def run_setup(
+    make_setup: Callable[[], Setup],
+    config: Config,
+    output: pathlib.Path,
+    overwrite: bool = False,
+    watchers: Iterable[keras.callbacks.Callback] = (),
+    forewarn: bool = True,
+) -> dict[str, Any]:
+    """Run the whole pipeline on a network, data and a task; see `run`.
+
+    Args:
+        make_setup: Gives the `Setup`. It is called once the output is known to be free.
+        config: The `Config`, which the setup has too.
+        output: Folder of the run.
+        overwrite: Whether a run that is there may be replaced.
+        watchers: Keras callbacks that see every epoch, after all others.
+        forewarn: Whether to try each format on the untrained network.
+    """
     start = time.monotonic()
     error: Exception | None = None
-    check_packages(config)
     processor.warn_of_slow_bfloat16(config.model.dtype_policy)
     with during(OUTPUT), run_folder(output, overwrite) as folder:
         with during(f"data set {config.data.name!r}"):
-            dataset = sets.load(config.data, config.seed)
-            statistics = dataset.statistics()
-        task = tasks.task_of(config.training.loss, dataset.about)
+            setup = make_setup()
         if forewarn:
             # Before everything is seeded: a trial must not change the run.
-            trial = start_model(config, dataset, task, statistics)
+            trial = start_model(setup)
             exported_files.check_formats(trial, config.export.formats)
-            forewarn_of_formats(trial, config, dataset.train.sample(formats.TRIED_IMAGES))
+            samples = setup.dataset.train.sample(formats.TRIED_IMAGES)
+            forewarn_of_formats(trial, config, samples)
         # After the data: preparing a set draws random numbers, reading it does not.
         seed_everything(config.seed, config.model.dtype_policy)
-        network = start_model(config, dataset, task, statistics)
+        network = start_model(setup)
         exported_files.check_formats(network, config.export.formats)
         logs = folder / "tensorboard" if config.tensorboard else None
-        this = Run(config, dataset, task, statistics, logs, tuple(watchers))
+        this = Run(setup, logs, tuple(watchers))
 
         with during("training"):
             trained = with_augmentation(network, config.data.augmentation, config.seed)
@@ -148,14 +169,18 @@ def complete(
     if shrunk is not None:
         networks["shrunk/"] = shrunk
         summary["shrunk_counts"] = report.counts_as_dict(counting.count(shrunk))
-    if config.baseline:
+    if config.baseline and this.setup.given is not None:
+        networks["given/"] = tflite.plain_copy(this.setup.given)
+    elif config.baseline:
         with during("training of the dense baseline"):
             networks["dense/"] = train_dense_baseline(this)
     paths: dict[str, pathlib.Path] = {}
     refused = summary["refused"]
     with during(OUTPUT):
         for prefix, one in networks.items():
-            written, not_written = exported_files.export_files(one, folder, config, dataset, prefix)
+            written, not_written = exported_files.export_files(
+                one, folder, config, dataset, task, prefix
+            )
             paths |= written
             refused.update(not_written)
 
@@ -163,12 +188,12 @@ def complete(
     outputs = {prefix: measurement.predict(n, seen) for prefix, n in networks.items()}
     summary["constant_output"] = measurement.is_constant(outputs[""])
     summary["validation"] = {
-        prefix.rstrip("/") or "sparse": measurement.score(given, seen.targets, task.decide)
+        prefix.rstrip("/") or "sparse": scores_of(given, this, seen)
         for prefix, given in outputs.items()
     }
     split = config.measure.split
     with during(f"data set {config.data.name!r}"):
-        examples = dataset.load_test() if split == "test" else seen
+        examples = this.setup.examples()
     summary["data"] = describe_data(dataset, split, examples)
     failed = summary["not_measured"]
     measured = exported_files.measure_files(paths, examples, networks, task, config.measure, failed)
@@ -182,3 +207,15 @@ def complete(
     )
     summary["micro"] = {name: dataclasses.asdict(facts) for name, facts in micro_facts.items()}
     on_micro.print_micro(micro_facts, paths | encoded)
+
+
+def scores_of(outputs: Any, this: Run, split: Any) -> Any:
+    """A network's scores on a split, with the configured metrics; by name for several outputs."""
+    task, targets = this.task, this.task.measuring_targets(split)
+    if isinstance(task, SeveralTasks):
+        each = task.by_output(outputs, targets, task.decide)
+        found = {name: measurement.score(*one) for name, one in each.items()}
+    else:
+        found = measurement.score(outputs, targets, task.decide)
+    metrics = task.figures(outputs, split)
+    return found | ({"metrics": metrics} if metrics else {})

@@ -10,11 +10,10 @@ import keras
 from cnn_l1.config.loading import Config
 from cnn_l1.config.training_settings import PenaltyConfig, TrainingConfig
 from cnn_l1.data.augmentation import with_augmentation
-from cnn_l1.data.splits import Data, InputStatistics
-from cnn_l1.data.tasks import Task
+from cnn_l1.data.splits import Data
 from cnn_l1.export import tflite
-from cnn_l1.models import builders, fused
-from cnn_l1.models.untrained import new_network
+from cnn_l1.models import fused
+from cnn_l1.models.setup import Setup
 from cnn_l1.process.stoppable_fit import fit_stoppably
 from cnn_l1.sparsity import callbacks, misuse, penalties, targets
 from cnn_l1.train.dense_baseline import dense_baseline
@@ -28,30 +27,34 @@ class Run:
     """What every stage of a run needs.
 
     Attributes:
-        config: The `Config`.
-        dataset: The `sets.Data`.
-        task: The `tasks.Task`.
-        statistics: The `sets.InputStatistics` of the training split.
+        setup: The `Setup`: config, data, task and network.
         logs: Folder of TensorBoard's logs, or `None`.
         watchers: Further Keras callbacks, such as a progress display's.
     """
 
-    config: Config
-    dataset: Data
-    task: Task
-    statistics: InputStatistics | None = None
+    setup: Setup
     logs: pathlib.Path | None = None
     watchers: tuple[keras.callbacks.Callback, ...] = ()
 
+    @property
+    def config(self) -> Config:
+        """The `Config`."""
+        return self.setup.config
 
-def start_model(
-    config: Config, dataset: Data, task: Task, statistics: InputStatistics | None
-) -> keras.Model:
-    """The network as training finds it: of random weights, or of those that are given."""
-    model = new_network(config, dataset.about.input_shape, task.outputs, statistics)
-    if config.model.initial_weights is not None:
-        builders.load_weights(model, config.model.initial_weights)
-    return model
+    @property
+    def dataset(self) -> Data:
+        """The `Data`."""
+        return self.setup.dataset
+
+    @property
+    def task(self) -> Any:
+        """The `Task`, or `SeveralTasks`."""
+        return self.setup.task
+
+
+def start_model(setup: Setup) -> keras.Model:
+    """The network as training finds it, with the config's penalties on it."""
+    return setup.new_network(setup.config)
 
 
 def seed_everything(seed: int, dtype_policy: str) -> None:
@@ -83,7 +86,7 @@ def sparsify(model: keras.Model, this: Run) -> History:
         mover: keras.callbacks.Callback = callbacks.StrengthRamp(training.ramp_epochs)
         if config.target is not None:
             mover = targets.TargetSparsity(
-                **config.target.model_dump(), empty_layers=training.empty_layers
+                **config.target.model_dump(exclude_none=True), empty_layers=training.empty_layers
             )
         strength = [mover, *strength]
         if config.penalty.shape == "reweighted":
@@ -212,6 +215,7 @@ def fit(
         model.compile(
             optimizer=optimizer,
             loss=task.keras_loss(),
+            loss_weights=task.loss_weights(),
             metrics=task.keras_metrics(),
             steps_per_execution=steps_per_execution(training),
             jit_compile=training.jit_compile,
@@ -248,8 +252,8 @@ def train_dense_baseline(this: Run) -> keras.Model:
     print("Dense baseline: the same run without penalty")
     config = dense_baseline(this.config)
     seed_everything(config.seed, config.model.dtype_policy)
-    network = start_model(config, this.dataset, this.task, this.statistics)
-    alone = dataclasses.replace(this, config=config, logs=None, watchers=())
+    alone = Run(dataclasses.replace(this.setup, config=config))
+    network = start_model(alone.setup)
     trained = with_augmentation(network, config.data.augmentation, config.seed)
     sparsify(trained, alone)
     fine_tune(trained, alone)

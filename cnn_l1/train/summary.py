@@ -55,6 +55,8 @@ def describe_data(dataset: Data, split: str, measured: Split | None) -> dict[str
     about = dataset.about
     return {
         "name": about.name,
+        "targets": about.kind,
+        "outputs": list(about.outputs),
         "input_shape": list(about.input_shape),
         "class_names": None if about.class_names is None else list(about.class_names),
         "train_examples": dataset.train.size,

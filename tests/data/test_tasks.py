@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 from cnn_l1.config.loading import ConfigError
-from cnn_l1.data import tasks
+from cnn_l1.config.training_settings import TrainingConfig
 from cnn_l1.data.splits import Description
+from cnn_l1.data.task_choice import task_of
 from cnn_l1.data.tasks import Task
 
 TWO = Description("two", (3,), ("no", "yes"))
@@ -34,13 +35,13 @@ NUMBERS = Description("numbers", (3,), None, target_count=3)
     ],
 )
 def test_task_of(loss, about, expected):
-    assert tasks.task_of(loss, about) == expected
+    assert task_of(TrainingConfig(loss=loss), about) == expected
 
 
 @pytest.mark.parametrize("about", [NUMBER, NUMBERS])
 def test_crossentropy_of_numbers_is_refused(about):
     with pytest.raises(ConfigError) as caught:
-        tasks.task_of("crossentropy", about)
+        task_of(TrainingConfig(loss="crossentropy"), about)
     assert str(caught.value) == (
         "training.loss: expected 'auto' or 'squared_error', for the targets of "
         f"{about.name!r} are numbers. Received: 'crossentropy'"
@@ -48,12 +49,15 @@ def test_crossentropy_of_numbers_is_refused(about):
 
 
 def test_what_validation_chooses_by():
-    classes, values = tasks.task_of("auto", FOUR), tasks.task_of("auto", NUMBER)
+    classes, values = (
+        task_of(TrainingConfig(loss="auto"), FOUR),
+        task_of(TrainingConfig(loss="auto"), NUMBER),
+    )
     assert (classes.score, classes.larger_is_better) == ("accuracy", True)
     assert (values.score, values.larger_is_better) == ("data_loss", False)
     for loss in ("crossentropy", "squared_error"):
         for about in (TWO, FOUR):
-            task = tasks.task_of(loss, about)
+            task = task_of(TrainingConfig(loss=loss), about)
             names = {metric.name for metric in task.keras_metrics()}
             assert task.score in names
             assert names == {"data_loss", "accuracy"}

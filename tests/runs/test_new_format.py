@@ -8,6 +8,7 @@ from cnn_l1.config import formats
 from cnn_l1.config.formats import Format
 from cnn_l1.config.loading import validate
 from cnn_l1.data import sets
+from cnn_l1.data.tasks import Task
 from cnn_l1.runs import exported_files, verification
 
 WEIGHTS = Format("weights", "model.weights.h5", f"{__name__}:write_weights", None)
@@ -32,7 +33,9 @@ def test_its_file_is_written_and_not_measured(config, tmp_path):
         [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
     )
     dataset = sets.load(config.data, config.seed)
-    files, refused = exported_files.export_files(model, tmp_path, config, dataset)
+    files, refused = exported_files.export_files(
+        model, tmp_path, config, dataset, Task("classes", "crossentropy", 3)
+    )
     assert refused == {}
     assert set(files) == {"model.keras"}
     kernel = np.array(model.layers[-1].kernel)

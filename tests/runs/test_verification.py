@@ -17,7 +17,8 @@ import tensorflow as tf
 import yaml
 
 from cnn_l1.config import loading as configs
-from cnn_l1.data import sets, tasks
+from cnn_l1.data import sets
+from cnn_l1.data.task_choice import task_of
 from cnn_l1.export import firmware
 from cnn_l1.export import tflite as export
 from cnn_l1.measure import measurement
@@ -408,8 +409,8 @@ def test_a_shrunk_network_that_is_another(run_copy):
     model = change_keras(path, lambda kernel: kernel * 1.01)
     settings = configs.load(run_copy / "config.yaml")
     dataset = sets.load(settings.data, settings.seed)
-    paths, _ = files.export_files(model, run_copy, settings, dataset, "shrunk/")
-    task = tasks.task_of(settings.training.loss, dataset.about)
+    task = task_of(settings.training, dataset.about)
+    paths, _ = files.export_files(model, run_copy, settings, dataset, task, "shrunk/")
     measured = files.measure_files(
         paths, dataset.load_test(), {"shrunk/": model}, task, settings.measure
     )

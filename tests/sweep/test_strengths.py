@@ -14,7 +14,8 @@ from sklearn.preprocessing import StandardScaler
 
 from cnn_l1.config import loading as configs
 from cnn_l1.config.loading import ConfigError
-from cnn_l1.data import sets, tasks
+from cnn_l1.data import sets
+from cnn_l1.data.task_choice import task_of
 from cnn_l1.models import builders
 from cnn_l1.sweep.largest_strength import BRACKET_FACTOR, BRACKET_STEPS, bracket, largest_linear
 from cnn_l1.sweep.strengths import spaced, with_settings, with_strength
@@ -155,7 +156,7 @@ def test_training_leaves_nothing_just_above_and_something_below(tmp_path):
 def gradient_at_zero(config, intercepts):
     """The largest gradient of the data's loss in a kernel of zeros, by TensorFlow."""
     dataset = sets.load(config.data, config.seed)
-    task = tasks.task_of(config.training.loss, dataset.about)
+    task = task_of(config.training, dataset.about)
     model = builders.build(config, dataset.about.input_shape, task.outputs, dataset.statistics())
     dense = model.get_layer("dense")
     dense.kernel.assign(tf.zeros_like(dense.kernel))

@@ -21,9 +21,9 @@ from sklearn import linear_model
 
 from cnn_l1.config import loading as configs
 from cnn_l1.config.data_settings import DataConfig
-from cnn_l1.data import embedded, sets, tasks
+from cnn_l1.data import embedded, sets
 from cnn_l1.graph import features
-from cnn_l1.models.untrained import new_network
+from cnn_l1.models.setup import configured
 from cnn_l1.train import stages
 
 # Full batches. With momentum 31/32 and a rate of 0.05 the slowest direction of diabetes,
@@ -61,6 +61,7 @@ class Problem:
 
     def __init__(self, name, **settings):
         self.name = name
+        self.settings = {f"data.{key}": value for key, value in settings.items()}
         self.dataset = sets.load(DataConfig(name=name, **settings), seed=0)
         inputs = self.dataset.train.inputs.astype("float64")
         self.scales = inputs.std(axis=0)
@@ -69,20 +70,20 @@ class Problem:
 
     def start(self, **penalty):
         self.config = configs.validate({**SETTINGS, "penalty": penalty})
-        self.task = tasks.task_of("auto", self.dataset.about)
+        self.config = configs.with_settings(self.config, {"data.name": self.name, **self.settings})
         stages.seed_everything(0, "float32")
-        shape, statistics = self.dataset.about.input_shape, self.dataset.statistics()
-        self.model = new_network(self.config, shape, self.task.outputs, statistics)
+        self.setup = configured(self.config)
+        self.model = stages.start_model(self.setup)
 
     def fit(self, **penalty):
         """Coefficients and intercept at the end of the stage under the penalty."""
         self.start(**penalty)
-        stages.sparsify(self.model, stages.Run(self.config, self.dataset, self.task))
+        stages.sparsify(self.model, stages.Run(self.setup))
         return self.coefficients()
 
     def debias(self):
         """Coefficients and intercept after fine-tuning, the zeros held."""
-        stages.fine_tune(self.model, stages.Run(self.config, self.dataset, self.task))
+        stages.fine_tune(self.model, stages.Run(self.setup))
         return self.coefficients()
 
     def coefficients(self):

@@ -15,9 +15,11 @@ from pipeline_runs import (
 
 from cnn_l1.config import loading as configs
 from cnn_l1.data import sets as data
-from cnn_l1.data import tasks
+from cnn_l1.data.task_choice import task_of
 from cnn_l1.export import copying, saved_model_file
 from cnn_l1.measure import measurement, on_micro
+from cnn_l1.models.setup import configured
+from cnn_l1.models.untrained import new_network
 from cnn_l1.runs import exported_files, verification
 from cnn_l1.sparsity import counting
 from cnn_l1.tflite import encoding
@@ -76,10 +78,10 @@ def test_sparse_files_of_a_run(config_file, tmp_path, monkeypatch):
 def test_a_sparse_file_of_few_zeros_is_refused(config_file, tmp_path, capsys):
     config = configs.load(config_file, [*QUICK[1:-1], *POINTWISE])
     dataset = colour(data.load)(config.data, config.seed)
-    task = tasks.task_of(config.training.loss, dataset.about)
-    network = stages.start_model(config, dataset, task, dataset.statistics())
+    task = task_of(config.training, dataset.about)
+    network = new_network(config, dataset.about.input_shape, task.outputs, dataset.statistics())
     model = copying.plain_copy(network)
-    written, refused = exported_files.export_files(model, tmp_path, config, dataset)
+    written, refused = exported_files.export_files(model, tmp_path, config, dataset, task)
     assert not (tmp_path / SPARSE).exists()
     assert set(written) == {"model.keras", "model_float32.tflite"}
     assert "zeros in more than 66.7%" in refused[SPARSE]
@@ -135,10 +137,8 @@ def begun(config_file):
     """A network and what a run knows of it once the training is done."""
     settings = ("export.formats=[float32, saved_model]", "measure.micro_examples=2")
     config = configs.load(config_file, [*QUICK, *settings, "export.encode_zeros=true"])
-    dataset = data.load(config.data, config.seed)
-    task = tasks.task_of(config.training.loss, dataset.about)
-    network = stages.start_model(config, dataset, task, dataset.statistics())
-    return copying.plain_copy(network), stages.Run(config, dataset, task)
+    setup = configured(config)
+    return copying.plain_copy(stages.start_model(setup)), stages.Run(setup)
 
 
 @pytest.mark.parametrize(

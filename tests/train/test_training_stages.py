@@ -17,7 +17,7 @@ from pipeline_runs import (
 from cnn_l1.config import loading as configs
 from cnn_l1.config.training_settings import TrainingConfig
 from cnn_l1.data import sets as data
-from cnn_l1.data import tasks
+from cnn_l1.models.setup import configured
 from cnn_l1.sparsity import counting
 from cnn_l1.train import stages
 from cnn_l1.train.__main__ import main as train_main
@@ -26,10 +26,9 @@ from cnn_l1.train.__main__ import main as train_main
 def sparsified(**settings):
     """A linear network after the stage under the penalty, and the stage's history."""
     resolved = configs.validate({**REGRESSION, **settings})
-    held = data.load(resolved.data, 0)
-    task = tasks.task_of("auto", held.about)
-    model = stages.start_model(resolved, held, task, held.statistics())
-    return model, stages.sparsify(model, stages.Run(resolved, held, task))
+    setup = configured(resolved)
+    model = stages.start_model(setup)
+    return model, stages.sparsify(model, stages.Run(setup))
 
 
 def test_weights_are_refreshed_under_reweighting_alone(monkeypatch):

@@ -19,6 +19,8 @@ from pipeline_runs import (
 
 from cnn_l1.config import loading as configs
 from cnn_l1.data import sets as data
+from cnn_l1.data.task_choice import task_of
+from cnn_l1.data.tasks import Task
 from cnn_l1.export import tflite as export
 from cnn_l1.measure import measurement, on_micro
 from cnn_l1.runs import exported_files as files
@@ -266,6 +268,26 @@ def test_meanings_are_those_of_the_network(config_file, tmp_path):
     for normalization, text in (("auto", "scaling is in the model"), ("none", "not scaled")):
         resolved = configs.load(config_file, [f"model.normalization={normalization}"])
         assert text in files.input_meaning(resolved, about)
-    assert files.output_meaning(resolved, about) == "logits, one a class"
-    squared = configs.load(config_file, ["training.loss=squared_error"])
-    assert files.output_meaning(squared, about) == "values, one a class"
+    for loss, meaning in (
+        ("auto", "logits, one a class"),
+        ("squared_error", "values, one a class"),
+    ):
+        resolved = configs.load(config_file, [f"training.loss={loss}"])
+        assert files.output_meaning(task_of(resolved.training, about)) == meaning
+
+
+@pytest.mark.parametrize(
+    ("task", "meaning"),
+    [
+        (Task("binary", "crossentropy", 1), "one logit, of the second class"),
+        (Task("binary", "crossentropy", 1, False), "one probability, of the second class"),
+        (Task("multilabel", "crossentropy", 3), "logits, one a label"),
+        (
+            Task("segmentation", "crossentropy", 3, False),
+            "probabilities, one a class, for each pixel",
+        ),
+        (Task("values", "huber", 2), "values"),
+    ],
+)
+def test_meaning_of_each_task(task, meaning):
+    assert files.output_meaning(task) == meaning
