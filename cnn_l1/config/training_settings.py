@@ -210,7 +210,8 @@ class TrainingConfig(Section):
     name."""
     proximal_threshold: Literal["auto", "scaled", "decoupled"] = "auto"
     """Threshold ηλ in the optimizer's own metric, or the same for every weight."""
-    epochs: POSITIVE = 30
+    epochs: COUNT = 30
+    """0 trains nothing: a network of your own is exported and measured as it is."""
     ramp_epochs: COUNT = 0
     """Epochs over which the penalty grows to full strength; proximal only."""
     batch_size: POSITIVE = 128
@@ -230,7 +231,7 @@ class TrainingConfig(Section):
     def _ramp_is_proximal(self) -> Self:
         if self.ramp_epochs and self.method != "proximal":
             raise ValueError(f"ramp_epochs must be 0 for method {self.method!r}")
-        if self.ramp_epochs >= self.epochs:
+        if self.ramp_epochs and self.ramp_epochs >= self.epochs:
             raise ValueError(
                 f"ramp_epochs must be less than epochs ({self.epochs}), not {self.ramp_epochs}"
             )

@@ -71,7 +71,7 @@ class Task:
 
     @property
     def _threshold(self) -> float:
-        return 0.0 if self.from_logits and self._name != "squared_error" else 0.5
+        return 0.0 if self.from_logits and not _is_of_values(self.loss) else 0.5
 
     @property
     def _name(self) -> str:
@@ -243,6 +243,12 @@ class SeveralTasks:
 
     def _like_outputs(self, by_name: dict[str, Any], kind: Callable = list) -> Any:
         return by_name if self.by_name else kind(by_name.values())
+
+
+def _is_of_values(loss: Any) -> bool:
+    """Whether a loss compares outputs with 0 and 1 themselves, not by their sign."""
+    name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
+    return any(part in name.lower() for part in ("error", "mse", "mae", "huber", "squared"))
 
 
 def _only(stream: Callable[[], tf.data.Dataset], name: str) -> Callable[[], tf.data.Dataset]:

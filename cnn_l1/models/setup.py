@@ -13,6 +13,7 @@ from cnn_l1.data.own_sets import OwnSet
 from cnn_l1.data.splits import Data, InputStatistics, Split, select
 from cnn_l1.data.task_choice import outputs_needed, task_of
 from cnn_l1.models import builders
+from cnn_l1.models.optimizer import like_optimizer, make_optimizer
 from cnn_l1.models.untrained import new_network
 
 
@@ -29,6 +30,7 @@ class Setup:
             penalties on it: anew at each call, of random weights or of those given.
         given: The user's own network with its weights, which is the dense baseline; `None`
             where weights are random.
+        own_optimizer: The optimizer that the user's network was compiled with, or `None`.
     """
 
     config: Config
@@ -37,6 +39,13 @@ class Setup:
     statistics: InputStatistics | None
     new_network: Callable[[Config], keras.Model]
     given: keras.Model | None = None
+    own_optimizer: keras.optimizers.Optimizer | None = None
+
+    def optimizer(self, learning_rate: float | None, steps: int) -> keras.optimizers.Optimizer:
+        """A new optimizer for a stage of `steps` updates: the user's own, or the config's."""
+        if self.own_optimizer is not None:
+            return like_optimizer(self.own_optimizer, self.config.optimizer, learning_rate, steps)
+        return make_optimizer(self.config.optimizer, learning_rate, steps)
 
     def examples(self) -> Split:
         """The split that files are measured on."""

@@ -17,7 +17,6 @@ from cnn_l1.models.setup import Setup
 from cnn_l1.process.stoppable_fit import fit_stoppably
 from cnn_l1.sparsity import callbacks, misuse, penalties, targets
 from cnn_l1.train.dense_baseline import dense_baseline
-from cnn_l1.train.optimizer import make_optimizer
 
 History = list[dict[str, Any]]
 
@@ -68,8 +67,10 @@ def sparsify(model: keras.Model, this: Run) -> History:
     """The stage under the penalty; returns its history, one dict an epoch."""
     config = this.config
     training, thresholding = config.training, config.thresholding
+    if not training.epochs:
+        return []
     steps = steps_per_epoch(this) * training.epochs
-    optimizer = make_optimizer(config.optimizer, config.optimizer.learning_rate, steps)
+    optimizer = this.setup.optimizer(config.optimizer.learning_rate, steps)
     strength: list[keras.callbacks.Callback] = [
         callbacks.LogValue("l1_strength", config.penalty.l1_strength)
     ]
@@ -146,7 +147,7 @@ def tune(model: keras.Model, this: Run, epochs: int, first_epoch: int) -> Histor
     penalties.attach(model, None, kernels_only=False)
     rate = tuning.learning_rate or config.optimizer.learning_rate
     steps = steps_per_epoch(this) * epochs
-    optimizer = make_optimizer(config.optimizer, rate, steps)
+    optimizer = this.setup.optimizer(rate, steps)
     if config.penalty.name != "none" or config.thresholding is not None:
         optimizer = callbacks.HoldZeros(optimizer, include=held_variables(config.penalty))
     score, larger = f"val_{task.score}", task.larger_is_better

@@ -580,7 +580,7 @@ def test_learning_rate_by_default():
 @pytest.mark.parametrize("name", sorted(OPTIMIZER_SETTINGS))
 def test_every_optimizer_is_constructible(name):
     keras = pytest.importorskip("keras")
-    from cnn_l1.train import optimizer
+    from cnn_l1.models import optimizer
 
     settings = {n: 0.5 for n in OPTIMIZER_SETTINGS[name] if n != "nesterov"}
     config = OptimizerConfig(name=name, **settings, clipnorm=1.0, weight_decay=1e-4)

@@ -17,6 +17,38 @@ def make_optimizer(
         learning_rate: At the start; `None` for the section's own.
         steps: Updates until the schedule's end.
     """
+    given = config.model_dump(exclude={"name", "learning_rate", "schedule"}, exclude_none=True)
+    rate = scheduled(config, learning_rate, steps)
+    return optimizer_class(config.name)(learning_rate=rate, **given)
+
+
+def like_optimizer(
+    optimizer: keras.optimizers.Optimizer,
+    config: OptimizerConfig,
+    learning_rate: float | None,
+    steps: int,
+) -> keras.optimizers.Optimizer:
+    """A new optimizer like a user's own, with the config's schedule from its learning rate.
+
+    A schedule that the user's optimizer has stays.
+
+    Args:
+        optimizer: The user's.
+        config: The `optimizer` section, for its schedule.
+        learning_rate: At the start; `None` for the section's own.
+        steps: Updates until the schedule's end.
+    """
+    settings = optimizer.get_config()
+    if not isinstance(settings.get("learning_rate"), dict):
+        schedule = scheduled(config, learning_rate, steps)
+        serialized = keras.optimizers.schedules.serialize
+        is_schedule = isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule)
+        settings["learning_rate"] = serialized(schedule) if is_schedule else schedule
+    return type(optimizer).from_config(settings)
+
+
+def scheduled(config: OptimizerConfig, learning_rate: float | None, steps: int) -> Any:
+    """A learning rate, or Keras' schedule of it over `steps` updates, as a config has it."""
     start = config.learning_rate if learning_rate is None else learning_rate
     assert start is not None  # the section's validator fills it in
     # Keras hands a schedule the count of micro-steps, so accumulation changes nothing.
@@ -29,8 +61,7 @@ def make_optimizer(
         rate = schedules.PolynomialDecay(start, updates, start * schedule.final_fraction)
     elif schedule.name == "exponential":
         rate = schedules.ExponentialDecay(start, updates, schedule.final_fraction)
-    given = config.model_dump(exclude={"name", "learning_rate", "schedule"}, exclude_none=True)
-    return optimizer_class(config.name)(learning_rate=rate, **given)
+    return rate
 
 
 def optimizer_class(name: str) -> type[keras.optimizers.Optimizer]:
