@@ -242,3 +242,11 @@ def hook_backend_update(optimizer: Any, around: Callable[[UpdateAll], UpdateAll]
     It runs once an update, after gradients are accumulated.
     """
     optimizer._backend_update_step = around(optimizer._backend_update_step)
+
+
+# --- compiling --------------------------------------------------------------------
+
+
+def compiled_metrics(model: Any) -> Any:
+    """The metrics that a model was compiled with, as they were given; `None` for none."""
+    return getattr(getattr(model, "_compile_metrics", None), "_user_metrics", None)

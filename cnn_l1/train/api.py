@@ -1,0 +1,267 @@
+"""The Python front: a model and data in, a run's folder out, in one call."""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from cnn_l1.config import loading as configs
+from cnn_l1.config.formats import chosen
+from cnn_l1.config.loading import Config, ConfigError
+from cnn_l1.config.packages import check_packages
+from cnn_l1.data.given_arrays import own_set
+from cnn_l1.data.own_sets import part_own
+from cnn_l1.data.splits import Data
+from cnn_l1.data.task_choice import outputs_needed, task_of
+from cnn_l1.errors import CnnL1Error
+from cnn_l1.models.own_models import given_model
+from cnn_l1.models.setup import Setup, normal_alone
+from cnn_l1.runs.folders import check_output
+from cnn_l1.sparsity.configured import attach_configured
+from cnn_l1.train import pipeline, recipe
+from cnn_l1.train.compiled import CompiledSettings, compiled_settings
+
+# Of the epochs, the part under the penalty; then zeros are held. Of that part, the part until a
+# target is met.
+PENALISED_PART = 0.6
+MET_AFTER = 0.75
+# For a network that is trained already.
+LEARNING_RATE = 1e-3
+STRENGTHS = {"group_l1": 1e-4, "l1": 1e-3}
+
+
+class ArgumentError(CnnL1Error, ValueError):
+    """An argument of `sparsify` or `prune` that cannot be used."""
+
+    exit_code = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What `sparsify` and `prune` give.
+
+    Attributes:
+        model: The plain Keras model of the smallest network: without the removed channels
+            where there are any.
+        report: The report, as in `report.json`.
+        files: The exported file of each format, of the same network as `model`.
+        folder: The run's folder.
+    """
+
+    model: keras.Model
+    report: dict[str, Any]
+    files: dict[str, pathlib.Path]
+    folder: pathlib.Path
+
+
+def sparsify(
+    model: keras.Model,
+    train: Any,
+    validation: Any = 0.1,
+    test: Any = None,
+    *,
+    target: Mapping[str, Any] | None = None,
+    sparsity: float | None = None,
+    l1_strength: float | None = None,
+    max_bytes: int | None = None,
+    epochs: int = 20,
+    output: str | pathlib.Path | None = None,
+    formats: Sequence[str] = ("float32", "int8"),
+    task: str = "auto",
+    batch_size: int = 128,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Result:
+    """Train a model to zeros, shrink it, export it, and measure the files: a run in one call.
+
+    The stages are those of `cnn-l1 train`: a penalty that zeroes weights or whole channels,
+    zeros held while the rest trains on, removal of empty channels, export, proof, report. The
+    model that is handed over stays as it is; measured as it is, it is the dense baseline,
+    `given/` in the report. Where it is compiled, its loss, metrics and optimizer are used;
+    else Adam at 0.001 and a loss by the task.
+
+    Args:
+        model: A built `keras.Model` with one input, trained or not.
+        train: `(x, y)` arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset` of such pairs;
+            `x` alone for an autoencoder; `y` a dict for several outputs. Labels are whole
+            numbers from 0 or one-hot rows.
+        validation: A part of the training examples, between 0 and 1, or data in any form of
+            `train`. All choices are made on it. Default 0.1.
+        test: Data in any form of `train`, for the final figures. Default: they are of the
+            validation data, and the report says so.
+        target: One of `{"macs": …}` (a part, or a number of multiply-adds), `{"bytes": …}`
+            (the int8 file), `{"ram_bytes": …}` (TFLite Micro's arena) and `{"board": …}`:
+            whole channels are removed until it is met.
+        sparsity: In place of `target`: the fraction of kernel weights to become zero,
+            between 0 and 1.
+        l1_strength: In place of `target`: the strength λ of a plain L1 penalty, above 0.
+        max_bytes: In place of `target`: the same as `target={"bytes": max_bytes}`.
+        epochs: Epochs in all, 2 or more: 60% under the penalty, then with zeros held.
+            Default 20.
+        output: The run's folder. Default: `saved_models/` and the model's name.
+        formats: As `export.formats` of a config. Default: `float32` and `int8`.
+        task: As `training.task` of a config. Default: by the targets and the outputs.
+        batch_size: Examples a step. Default 128.
+        seed: Seeds the split and the training. Default 0.
+        settings: Further settings of a config by dotted key, such as
+            `{"optimizer.schedule.name": "constant"}`. They come before all else.
+        overwrite: Whether a run that is there may be replaced. Default `False`.
+
+    Returns:
+        A `Result`.
+
+    Raises:
+        CnnL1Error: With one line that names the argument or setting, if model, data and
+            settings do not go together.
+
+    Example:
+        >>> x, y = np.random.rand(80, 8, 8, 1), np.arange(80) % 2
+        >>> layers = [keras.layers.Conv2D(4, 3), keras.layers.Flatten(), keras.layers.Dense(2)]
+        >>> model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+        >>> result = cnn_l1.sparsify(
+        ...     model, (x, y), target={"macs": 0.5}, epochs=3, output=folder / "mine"
+        ... )  # doctest: +SKIP
+    """
+    named = {
+        "target": target,
+        "sparsity": sparsity,
+        "l1_strength": l1_strength,
+        "max_bytes": max_bytes,
+    }
+    given = [name for name, value in named.items() if value is not None]
+    if len(given) != 1:
+        raise ArgumentError(
+            f"expected exactly one of `{'`, `'.join(named)}`. Received: {' and '.join(given)}"
+            if given
+            else f"expected one of `{'`, `'.join(named)}`. Received: none of them"
+        )
+    if not isinstance(epochs, int) or epochs < 2:
+        raise ArgumentError(f"`epochs` must be a whole number from 2. Received: {epochs!r}")
+    if max_bytes is not None:
+        target = {"bytes": max_bytes}
+    penalised = max(1, round(PENALISED_PART * epochs))
+    data: dict[str, Any] = {
+        "training": {"epochs": penalised},
+        "fine_tuning": {"epochs": epochs - penalised},
+    }
+    by_epochs = max(1, round(MET_AFTER * penalised))
+    if target is not None:
+        data["penalty"] = {
+            "name": "group_l1",
+            "l1_strength": STRENGTHS["group_l1"],
+            "channel_cost": "macs",
+        }
+        data["target"] = {"by_epochs": by_epochs, **target}
+    elif sparsity is not None:
+        recipe.check_sparsity(sparsity)
+        recipe.apply_recipe(data, {}, sparsity)
+        data["target"]["by_epochs"] = by_epochs
+    else:
+        data["penalty"] = {"name": "l1", "l1_strength": l1_strength}
+        data["training"]["ramp_epochs"] = penalised // 3
+        data["thresholding"] = {"threshold": 1e-3}
+    return _run(
+        model, train, validation, test, data, output, formats, task, batch_size, seed, settings,
+        overwrite, compiled_settings(model),
+    )  # fmt: skip
+
+
+def _run(
+    model: keras.Model,
+    train: Any,
+    validation: Any,
+    test: Any,
+    data: dict[str, Any],
+    output: str | pathlib.Path | None,
+    formats: Sequence[str],
+    task: str,
+    batch_size: int,
+    seed: int,
+    settings: Mapping[str, Any] | None,
+    overwrite: bool,
+    compiled: CompiledSettings,
+    start: keras.Model | None = None,
+) -> Result:
+    """Run the pipeline on a given model; `start` is the network to begin with, if another."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", model.name).lstrip("_.-") or "model"
+    folder = pathlib.Path(output) if output is not None else pathlib.Path("saved_models", name)
+    data |= {"name": name, "seed": seed, "model": {"name": "given"}, "data": {"name": "given"}}
+    data.setdefault("optimizer", {})
+    data["optimizer"]["learning_rate"] = compiled.learning_rate or LEARNING_RATE
+    if compiled.optimizer_name is not None:
+        data["optimizer"]["name"] = compiled.optimizer_name
+    data["training"] |= {"batch_size": batch_size, "task": task, **compiled.recorded()}
+    data["export"] = {"formats": list(formats)}
+    data["measure"] = {"split": "validation" if test is None else "test"}
+    part = isinstance(validation, (int, float)) and not isinstance(validation, bool)
+    if part:
+        if not 0 < validation < 1:
+            raise ArgumentError(
+                f"`validation` must be a part between 0 and 1, or data. Received: {validation!r}"
+            )
+        data["data"]["validation_fraction"] = float(validation)
+    for key, value in (settings or {}).items():
+        _set(data, key, value)
+    config = configs.validate(data, "settings")
+    check_packages(config)
+    check_output(folder, overwrite)
+
+    def make_setup() -> Setup:
+        dataset = given_data(train, None if part else validation, test, config)
+        network = given_model(model, dataset.about.input_shape)
+        outputs_needed(config.training, dataset.about)
+        wanted = compiled.training(config.training)
+        chosen_task = task_of(wanted, dataset.about, network)
+        dataset = normal_alone(dataset, chosen_task)
+
+        def new_network(config: Config) -> keras.Model:
+            fresh = given_model(model if start is None else start, dataset.about.input_shape)
+            attach_configured(fresh, config.penalty)
+            return fresh
+
+        return Setup(
+            config=config,
+            dataset=dataset,
+            task=chosen_task,
+            statistics=dataset.statistics(),
+            new_network=new_network,
+            given=network,
+            own_optimizer=compiled.optimizer,
+        )
+
+    summary = pipeline.run_setup(make_setup, config, folder, overwrite)
+    prefix = "shrunk/" if (folder / "shrunk" / "model.keras").is_file() else ""
+    paths = {
+        one.name: folder / prefix / one.file_name
+        for one in chosen(config.export.formats)
+        if (folder / prefix / one.file_name).exists()
+    }
+    final = keras.models.load_model(folder / prefix / "model.keras", compile=False)
+    return Result(final, summary, paths, folder)
+
+
+def given_data(train: Any, validation: Any, test: Any, config: Config) -> Data:
+    """Data given in Python, parted where splits are missing.
+
+    Without test data nothing is parted for a test: figures are of the validation data.
+    """
+    own = own_set(train, validation, test)
+    if test is None:
+        own = dataclasses.replace(own, test=own.train)
+    dataset = part_own(own, config.data, config.seed)
+    if test is not None:
+        return dataset
+    return dataclasses.replace(dataset, load_test=lambda: dataset.validation)
+
+
+def _set(data: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        data = data.setdefault(section, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"settings: expected a section at {section!r}. Received: {key!r}")
+    data[last] = value
