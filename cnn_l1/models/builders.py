@@ -1,8 +1,8 @@
 """Builders: config -> keras.Model, in plain Keras layers.
 
-Every model takes raw 0-255 pixels or raw features, rescales them inside, and gives
-logits, one a class (softmax moves no decision, and int8 resolves logits better), or
-values.
+Every model but an autoencoder takes raw 0-255 pixels, raw series or raw features, rescales
+them inside, and gives logits, one a class (softmax moves no decision, and int8 resolves
+logits better), or values.
 """
 
 import os
@@ -14,30 +14,35 @@ import keras
 from keras import layers
 
 from cnn_l1.config.loading import Config, ConfigError
-from cnn_l1.config.model_settings import DEFAULT_BLOCKS, ModelConfig, PointwiseConfig
+from cnn_l1.config.model_settings import ModelConfig, PointwiseConfig
 from cnn_l1.data.augmentation import check_augmentation
 from cnn_l1.data.splits import InputStatistics
+from cnn_l1.models import blocks, tiny_networks
+
+Shape = tuple[int, ...]
 
 
 def build(
     config: Config,
     input_shape: Sequence[int],
-    output_count: int,
+    output_count: int | Shape,
     statistics: InputStatistics | None = None,
 ) -> keras.Model:
     """Build the configured network.
 
     Args:
         config: A `Config`.
-        input_shape: `(rows, cols, channels)` of one image, or `(features,)`.
-        output_count: Number of outputs: of classes, or of values to predict.
+        input_shape: `(rows, cols, channels)` of one image, `(steps, channels)` of one
+            series, or `(features,)`.
+        output_count: Number of outputs: of classes, or of values to predict. `unet_small`
+            gives as many at each pixel; `autoencoder` gives its input's shape, whatever
+            the number. Or the whole shape of an example's output, which is checked.
         statistics: `InputStatistics` of the training split; for
             `normalization: standardize`.
 
     Returns:
-        A built `keras.Model` from `(batch, rows, cols, channels)` pixels or `(batch,
-        features)` to `(batch, output_count)`. Penalties are put on by
-        `sparsity.configured.attach_configured`, augmentation by
+        A built `keras.Model` from a batch of inputs to `(batch, output_count)`. Penalties
+        are put on by `sparsity.configured.attach_configured`, augmentation by
         `data.augmentation.with_augmentation`.
 
     Raises:
@@ -45,13 +50,16 @@ def build(
             input.
     """
     model_config = config.model
-    is_image = len(input_shape) == 3
-    check_augmentation(config.data.augmentation, tuple(input_shape))
-    inputs = keras.Input(input_shape, name="image" if is_image else "features")
-    x = _normalize(inputs, model_config.normalization, statistics)
+    input_shape = tuple(input_shape)
+    check_augmentation(config.data.augmentation, input_shape)
+    wanted = _output_shape(model_config.name, input_shape, output_count)
+    inputs = keras.Input(input_shape, name=input_name(input_shape))
+    # The target of an autoencoder is its input, so that the data are scaled, not the network.
+    normalization = "none" if model_config.name == "autoencoder" else model_config.normalization
+    x = _normalize(inputs, normalization, statistics)
     builder = BUILDERS[model_config.name]
     try:
-        outputs = builder(x, model_config, output_count)
+        outputs = builder(x, model_config, wanted[-1])
     except ValueError as error:
         if isinstance(error, ConfigError):
             raise
@@ -59,11 +67,7 @@ def build(
             f"model: expected a network that fits {_size(input_shape)}. "
             f"Received: {model_config.name}, which does not: {_reason(error)}"
         ) from None
-    if tuple(outputs.shape) != (None, output_count):
-        raise ConfigError(
-            f"model.blocks: expected a last block that gives {output_count} values an example "
-            f"(units: outputs). Received: an output of shape {tuple(outputs.shape[1:])}"
-        )
+    _check_output(model_config.name, tuple(outputs.shape[1:]), wanted)
     # Half-precision outputs cost accuracy and nothing is gained by them.
     outputs = layers.Activation("linear", dtype="float32", name="logits")(outputs)
     try:
@@ -73,6 +77,38 @@ def build(
             f"model.blocks: expected a name of its own for each block. Received: {_reason(error)}"
         ) from None
     return model
+
+
+def input_name(input_shape: Sequence[int]) -> str:
+    """What a network's input is called: by what an example is."""
+    return {1: "features", 2: "series", 3: "image"}.get(len(input_shape), "input")
+
+
+def _output_shape(name: str, input_shape: Shape, output_count: int | Shape) -> Shape:
+    if not isinstance(output_count, int):
+        return tuple(output_count)
+    if name == "autoencoder":
+        return input_shape
+    if name == "unet_small" and len(input_shape) == 3:
+        return (*input_shape[:2], output_count)
+    return (output_count,)
+
+
+def _check_output(name: str, shape: tuple[int | None, ...], wanted: Shape) -> None:
+    if shape == wanted:
+        return
+    if name == "cnn":
+        what = f"{wanted[-1]} values an example (units: outputs)"
+        if len(wanted) > 1:
+            what = f"values of shape {wanted} an example"
+        raise ConfigError(
+            f"model.blocks: expected a last block that gives {what}. "
+            f"Received: an output of shape {shape}"
+        )
+    raise ConfigError(
+        f"model.name: expected a network that gives values of shape {wanted} an example, as "
+        f"the targets have. Received: {name}, which gives {shape}"
+    )
 
 
 def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
@@ -124,66 +160,6 @@ def _normalize(x: Any, normalization: str, statistics: InputStatistics | None) -
     scales = [1.0 / max(v, 1e-6) ** 0.5 for v in statistics.variance]
     offsets = [-m * s for m, s in zip(statistics.mean, scales, strict=True)]
     return layers.Rescaling(scales, offset=offsets, name="standardize")(x)
-
-
-def _cnn(x: Any, config: ModelConfig, output_count: int) -> Any:
-    blocks = config.blocks or DEFAULT_BLOCKS
-    counts: dict[str, int] = {}
-    last_dense = max((i for i, b in enumerate(blocks) if b.type == "dense"), default=None)
-    for position, block in enumerate(blocks):
-        counts[block.type] = counts.get(block.type, 0) + 1
-        name = block.name or f"{block.type}_{counts[block.type]}"
-        if config.dropout and position == last_dense:
-            x = layers.Dropout(config.dropout, name="dropout")(x)
-        x = _block(block, name, output_count)(x)
-    return x
-
-
-def _block(block: Any, name: str, output_count: int) -> keras.Layer:
-    match block.type:
-        case "conv":
-            return layers.Conv2D(
-                block.filters,
-                block.kernel_size,
-                strides=block.strides,
-                padding=block.padding,
-                activation=block.activation,
-                use_bias=block.use_bias,
-                name=name,
-            )
-        case "depthwise":
-            return layers.DepthwiseConv2D(
-                block.kernel_size,
-                strides=block.strides,
-                padding=block.padding,
-                depth_multiplier=block.depth_multiplier,
-                activation=block.activation,
-                use_bias=block.use_bias,
-                name=name,
-            )
-        case "batch_norm":
-            return layers.BatchNormalization(name=name)
-        case "activation":
-            return layers.Activation(block.activation, name=name)
-        case "pool":
-            kind = layers.MaxPooling2D if block.kind == "max" else layers.AveragePooling2D
-            return kind(block.pool_size, strides=block.strides, padding=block.padding, name=name)
-        case "global_pool":
-            average = block.kind == "average"
-            kind = layers.GlobalAveragePooling2D if average else layers.GlobalMaxPooling2D
-            return kind(name=name)
-        case "dropout":
-            return layers.Dropout(block.rate, name=name)
-        case "flatten":
-            return layers.Flatten(name=name)
-        case "dense":
-            return layers.Dense(
-                block.units if isinstance(block.units, int) else output_count,
-                activation=block.activation,
-                use_bias=block.use_bias,
-                name=name,
-            )
-    raise ValueError(f"`type` must be a known block. Received: type={block.type!r}")
 
 
 def _dense(x: Any, units: int, name: str, activation: str = "relu") -> Any:
@@ -308,17 +284,18 @@ def _pointwise(x: Any, config: ModelConfig, output_count: int) -> Any:
 
 
 BUILDERS: dict[str, Callable[[Any, ModelConfig, int], Any]] = {
-    "cnn": _cnn,
+    "cnn": blocks.build,
     "linear": _linear,
     "lenet_300_100": _lenet_300_100,
     "lenet5": _lenet5,
     "resnet8": _resnet8,
     "pointwise": _pointwise,
+    **tiny_networks.BUILDERS,
 }
 
 
 def _size(shape: Sequence[int]) -> str:
-    kind = "images" if len(shape) == 3 else "features"
+    kind = {2: "series", 3: "images"}.get(len(shape), "features")
     return f"{'x'.join(str(size) for size in shape)} {kind}"
 
 

@@ -10,7 +10,7 @@ import pytest
 from cnn_l1.config import loading as configs
 from cnn_l1.config.data_settings import AugmentationConfig
 from cnn_l1.config.loading import ConfigError
-from cnn_l1.config.model_settings import ACTIVATION, ModelConfig
+from cnn_l1.config.model_settings import ACTIVATION, SOURCES, ModelConfig
 from cnn_l1.data.augmentation import with_augmentation
 from cnn_l1.data.splits import InputStatistics
 from cnn_l1.export import tflite
@@ -22,6 +22,7 @@ CONV = {"type": "conv", "filters": 3}
 NORMED = [CONV, {"type": "batch_norm"}, {"type": "depthwise"}, FLATTEN, LOGITS]
 BLOCKS = ["conv", "depthwise", "batch_norm", "activation", "pool", "global_pool", "dropout"]
 BLOCKS += ["flatten", "dense"]
+MORE_BLOCKS = ["conv1d", "separable", "add"]  # see test_blocks.py
 
 
 def make_config(**sections):
@@ -404,9 +405,9 @@ def test_every_block_type_of_the_config_is_built():
     schema = configs.Config.model_json_schema()
     assert set(schema["$defs"]["ModelConfig"]["properties"]["blocks"]["anyOf"][0]["items"][
         "discriminator"
-    ]["mapping"]) == set(BLOCKS)  # fmt: skip
+    ]["mapping"]) == {*BLOCKS, *MORE_BLOCKS}  # fmt: skip
     names = ModelConfig.model_json_schema()["properties"]["name"]["enum"]
-    assert set(names) == set(builders.BUILDERS)
+    assert set(names) == {*builders.BUILDERS, *SOURCES}
 
 
 @pytest.mark.parametrize("activation", get_args(ACTIVATION))

@@ -70,6 +70,10 @@ BUILDERS = {
     "lenet5": (16, 16, 1),
     "resnet8": (8, 8, 3),
     "pointwise": (32, 32, 3),
+    "ds_cnn": (12, 10, 1),
+    "mobilenet_v1": (32, 32, 3),
+    "autoencoder": (20,),
+    "unet_small": (8, 8, 1),
 }
 
 
