@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import re
 from typing import Any
 
 import keras
@@ -71,7 +72,8 @@ def find_metric(name: Any, task: Any, setting: str = "training.metrics") -> kera
     }
     given = {key: value for key, value in wanted.items() if key in takes}
     try:
-        metric: Any = kind(**given)
+        make: Any = kind
+        metric = make(**given, name=_snake(make.__name__))
     except (TypeError, ValueError) as error:
         needs = " ".join(str(error).split())[:200]
         raise ConfigError(
@@ -119,6 +121,11 @@ class OfTask(keras.metrics.Metric):
     def reset_state(self) -> None:
         """Begin anew."""
         self.metric.reset_state()
+
+
+def _snake(name: str) -> str:
+    """A class's name as Keras names its metrics, `"F1Score"` as `"f1_score"`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def _class_named(module: Any, base: type, name: str) -> Any:

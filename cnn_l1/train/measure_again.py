@@ -34,7 +34,7 @@ def measure_again(source: pathlib.Path, output: pathlib.Path, split: str) -> dic
     measuring = config.measure.model_copy(update={"split": split})
     config = config.model_copy(update={"measure": measuring})
     setup = configured(config)
-    dataset, task, examples = setup.dataset, setup.task, setup.examples()
+    task, examples = setup.task, setup.examples()
     failed: dict[str, str] = {}
     with run_folder(output) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
@@ -49,7 +49,7 @@ def measure_again(source: pathlib.Path, output: pathlib.Path, split: str) -> dic
         paths |= {name: folder / name for name in summary["encoded"]}
         micro_facts = exported_files.measure_on_micro(paths, examples, task, measuring, failed)
         on_micro.print_micro(micro_facts, paths)
-        summary["data"] = describe_data(dataset, split, examples)
+        summary["data"] = describe_data(setup, examples)
         summary["files"] = {n: dataclasses.asdict(figures) for n, figures in measured.items()}
         summary["micro"] = {n: dataclasses.asdict(facts) for n, facts in micro_facts.items()}
         summary["not_measured"] = failed

@@ -194,7 +194,7 @@ def complete(
     split = config.measure.split
     with during(f"data set {config.data.name!r}"):
         examples = this.setup.examples()
-    summary["data"] = describe_data(dataset, split, examples)
+    summary["data"] = describe_data(this.setup, examples)
     failed = summary["not_measured"]
     measured = exported_files.measure_files(paths, examples, networks, task, config.measure, failed)
     exported_files.remove_wrong(paths, failed, refused)

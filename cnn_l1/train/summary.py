@@ -7,8 +7,9 @@ from typing import Any
 
 import keras
 
-from cnn_l1.data.splits import Data, Description, Split
+from cnn_l1.data.splits import Description, Split
 from cnn_l1.graph import features
+from cnn_l1.models.setup import Setup
 from cnn_l1.runs import report
 from cnn_l1.sparsity.counting import ModelCount
 from cnn_l1.train.stages import History, Run
@@ -22,7 +23,7 @@ def begin_report(this: Run, counts: ModelCount, history: History) -> dict[str, A
         "seed": config.seed,
         "error": None,
         "expected_result": config.expected_result,
-        "data": describe_data(this.dataset, config.measure.split, None),
+        "data": describe_data(this.setup, None),
         "method": config.training.method,
         "l1_strength": config.penalty.l1_strength,
         "target": None if config.target is None else config.target.model_dump(mode="json"),
@@ -50,18 +51,20 @@ def _strength_found(history: History) -> float | None:
     return strengths[-1] if strengths else None
 
 
-def describe_data(dataset: Data, split: str, measured: Split | None) -> dict[str, Any]:
+def describe_data(setup: Setup, measured: Split | None) -> dict[str, Any]:
     """What a report says of its data."""
-    about = dataset.about
+    dataset, about = setup.dataset, setup.dataset.about
     return {
-        "name": about.name,
+        "name": setup.config.data.name,
+        "source": about.source,
+        "task": setup.task.kind,
         "targets": about.kind,
         "outputs": list(about.outputs),
         "input_shape": list(about.input_shape),
         "class_names": None if about.class_names is None else list(about.class_names),
         "train_examples": dataset.train.size,
         "validation_examples": dataset.validation.size,
-        "measured_split": split,
+        "measured_split": setup.config.measure.split,
         "measured_examples": None if measured is None else measured.size,
     }
 
