@@ -18,6 +18,7 @@ from cnn_l1.models.untrained import new_network
 from cnn_l1.process.stoppable_fit import fit_stoppably
 from cnn_l1.sparsity import callbacks, misuse, penalties, targets
 from cnn_l1.train.dense_baseline import dense_baseline
+from cnn_l1.train.file_costs import measure_of
 from cnn_l1.train.optimizer import make_optimizer
 
 History = list[dict[str, Any]]
@@ -83,7 +84,9 @@ def sparsify(model: keras.Model, this: Run) -> History:
         mover: keras.callbacks.Callback = callbacks.StrengthRamp(training.ramp_epochs)
         if config.target is not None:
             mover = targets.TargetSparsity(
-                **config.target.model_dump(), empty_layers=training.empty_layers
+                **config.target.model_dump(),
+                empty_layers=training.empty_layers,
+                measure=measure_of(config, this.dataset),
             )
         strength = [mover, *strength]
         if config.penalty.shape == "reweighted":
