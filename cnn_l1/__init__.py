@@ -12,6 +12,7 @@ import wrapt
 
 if TYPE_CHECKING:
     from cnn_l1.errors import CnnL1Error
+    from cnn_l1.export.file_costs import TargetSparsity, int8_costs
     from cnn_l1.export.tflite import export_tflite, plain_copy
     from cnn_l1.graph.layer_kinds import Kernel, LayerKind, register_layer_kind
     from cnn_l1.graph.loss_check import gives_logits
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from cnn_l1.sparsity.optimizers import Proximal
     from cnn_l1.sparsity.penalties import L1, L1L2, Concave, GroupL1, ReweightedL1
     from cnn_l1.sparsity.proximal_operators import soft_threshold
-    from cnn_l1.sparsity.targets import TargetSparsity
     from cnn_l1.sparsity.thresholding import Threshold, apply_threshold
     from cnn_l1.tflite.encoding import decode_zeros, encode_zeros
 
@@ -65,7 +65,8 @@ _MODULES = {
     "StrengthRamp": "sparsity.callbacks",
     "Threshold": "sparsity.thresholding",
     "apply_threshold": "sparsity.thresholding",
-    "TargetSparsity": "sparsity.targets",
+    "TargetSparsity": "export.file_costs",  # it measures files
+    "int8_costs": "export.file_costs",
     "count": "sparsity.counting",
     "plain_copy": "export.tflite",
     "export_tflite": "export.tflite",
@@ -105,6 +106,7 @@ __all__ = [
     "fold_batch_norm",
     "fused_batch_norm",
     "gives_logits",
+    "int8_costs",
     "load_model",
     "measure_tflite",
     "plain_copy",

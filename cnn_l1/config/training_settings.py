@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 import pydantic
 from pydantic import Field, ValidationInfo
 
+from cnn_l1.config.boards import board_of
 from cnn_l1.config.section import COUNT, FRACTION, POSITIVE, STRENGTH, Section
 
 
@@ -289,6 +290,11 @@ class TargetConfig(Section):
         if value is not None and not 0 < value < 1 and (value < 1 or not isinstance(value, int)):
             raise ValueError("expected a whole number from 1, or a part between 0 and 1")
         return value
+
+    @pydantic.field_validator("board")
+    @classmethod
+    def _known_board(cls, value: str | None) -> str | None:
+        return value if value is None else board_of(value).key
 
     @pydantic.model_validator(mode="after")
     def _exactly_one(self) -> Self:

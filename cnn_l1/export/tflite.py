@@ -151,6 +151,23 @@ def export_tflite(
     return len(content)
 
 
+def int8_content(
+    model: keras.Model, samples: Any, io_type: str, description: Description | None
+) -> bytes:
+    """The bytes of a run's int8 file, not proved: for its size, whatever its outputs.
+
+    Args:
+        model: A built Functional or Sequential `keras.Model`.
+        samples: Inputs that calibrate.
+        io_type: As `export_tflite` takes it.
+        description: What it says of itself, or `None`.
+    """
+    content, _ = _build(
+        model, file_name("int8"), samples, "int8", io_type, check=False, description=description
+    )
+    return content if description is None else append_files(content, description)
+
+
 def _build(
     model: keras.Model,
     name: str,

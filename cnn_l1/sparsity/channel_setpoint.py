@@ -1,4 +1,4 @@
-"""The setpoint in multiply-adds: which channels go so that no more are left."""
+"""The setpoint of whole channels: which of them go, so that a budget is met."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,23 +11,47 @@ from cnn_l1.graph.costs import ChannelCosts
 from cnn_l1.graph.layer_kinds import is_kernel
 from cnn_l1.shrink.planning import plan_shrink
 from cnn_l1.sparsity import importance
+from cnn_l1.sparsity.budgets import MEANINGS, Budgets, Measure
 from cnn_l1.sparsity.channel_values import ChannelValues
-from cnn_l1.sparsity.controller import PATH_ENDS
+from cnn_l1.sparsity.controller import PATH_ENDS, StrengthController
 from cnn_l1.sparsity.setpoints import NewValues, Setpoint, TargetError, is_penalised
 
 OVERSHOOT = 0.1  # of the target, ahead of the path
+STEP = 1.1  # in load, after which channels are priced anew where prices move
+MOST_FILES = 12  # that are written to find the cut
+TIGHTER = 0.01  # of the limits, where the nearest file is above them
 
 
 class ChannelSetpoint(Setpoint):
-    """Multiply-adds of what is left once channels of zeros are removed."""
+    """What is left once channels of zeros are removed: multiply-adds, or bytes of files.
+
+    Args:
+        model: The model that is trained.
+        optimizer: The built `Proximal`.
+        limits: `{"macs": …}`, or `"bytes"`, or `"ram_bytes"`, or several. Multiply-adds
+            below 1 are a part of the network's.
+        threshold, tolerance: As `TargetSparsity` takes them.
+        measure: What finds the figures of real files, for limits in bytes.
+        board: The board that the limits are of, for messages.
+
+    Attributes:
+        is_met: Whether the whole network is within the limits.
+        total: The load of the whole network.
+    """
 
     def __init__(
-        self, model: keras.Model, optimizer: Any, macs: int, threshold: float, tolerance: float
+        self,
+        model: keras.Model,
+        optimizer: Any,
+        limits: Mapping[str, int | float],
+        threshold: float,
+        tolerance: float,
+        measure: Measure | None = None,
+        board: str | None = None,
     ) -> None:
         self.model = model
-        self.macs = macs
-        self.threshold = threshold
-        self.tolerance = tolerance
+        self.threshold, self.tolerance = threshold, tolerance
+        self.measure_files, self.board = measure, board
         self.analysis = coupling.analyse(model, with_constants=False)
         self.spaces = [
             space
@@ -38,45 +62,103 @@ class ChannelSetpoint(Setpoint):
         ]
         if not self.spaces:
             raise ValueError(
-                "`macs` expects a model with penalties on its channels: call `attach_groups`. "
-                f"Received: {model.name!r}, without one of a strength above 0"
+                f"`{'board' if board else next(iter(limits))}` expects a model with penalties on "
+                f"its channels: call `attach_groups`. Received: {model.name!r}, without one of a "
+                "strength above 0"
             )
         self.costs = ChannelCosts(self.analysis)
-        # One channel of each group always stays.
-        least = self.costs.macs(self.spaces, [np.arange(x.size) > 0 for x in self.spaces])
-        self.total = self.costs.macs(self.spaces, [np.zeros(x.size, bool) for x in self.spaces])
-        if not least <= macs < self.total:
-            raise TargetError(
-                f"`macs` must be {least:,} or more, which always stay, and below {self.total:,}, "
-                f"what the network has. Received: macs={macs:,}"
-            )
+        nothing = [np.zeros(x.size, bool) for x in self.spaces]
+        whole_macs = self.costs.macs(self.spaces, nothing)
+        whole_numbers = {
+            name: max(1, round(limit * whole_macs)) if limit < 1 else int(limit)
+            for name, limit in limits.items()
+        }
+        self.budgets = Budgets(self.costs, self.spaces, whole_numbers)
+        least = self._fit_estimates()
+        self.total = self.budgets.load(nothing)
+        self.is_met = self.total <= 1.0
+        self.optimizer = optimizer
+        self._check_limits(least, self.budgets.figures(nothing))
         # A channel of zeros does not come back: after a ReLU it has no gradient.
         floor = 1.0 - tolerance
-        super().__init__(optimizer, 1.0 - macs / self.total, floor, OVERSHOOT)
+        super().__init__(optimizer, 1.0 - 1.0 / max(self.total, 1.0), floor, OVERSHOOT)
+
+    def _fit_estimates(self) -> dict[str, float]:
+        """Fit the estimates to real files; returns the least that is possible."""
+        values = ChannelValues(self.spaces)
+        gone = [values.sizes(space) == 0 for space in self.spaces]
+        # One channel of each group always stays.
+        smallest = [np.arange(x.size) > 0 for x in self.spaces]
+        if not self.budgets.of_files:
+            return self.budgets.figures(smallest)
+        least = self._figures_of_file(smallest)
+        self.budgets.fit((gone, self._figures_of_file(gone)), (smallest, least))
+        return dict(least)
+
+    def _check_limits(self, least: Mapping[str, float], whole: Mapping[str, float]) -> None:
+        for name, limit in self.budgets.limits.items():
+            if least[name] > limit:
+                if self.board is not None:
+                    raise TargetError(
+                        f"target.board: expected room for {least[name]:,.0f} "
+                        f"{MEANINGS[name]}, which the network needs at its smallest. "
+                        f"Received: {self.board!r}, which has {limit:,} for it"
+                    )
+                raise TargetError(
+                    f"target.{name}: expected at least {least[name]:,.0f}, which the network "
+                    f"needs at its smallest. Received: {limit:,}"
+                )
+        if self.is_met and self.board is None:
+            name = max(whole, key=lambda one: whole[one] / self.budgets.limits[one])
+            raise TargetError(
+                f"target.{name}: expected below {whole[name]:,.0f}, which the network has "
+                f"without a target. Received: {self.budgets.limits[name]:,}"
+            )
+
+    def setting(self) -> str:
+        limits = self.budgets.limits
+        if not self.budgets.of_files:
+            # As runs that are resumed have it.
+            return super().setting()
+        return f"{self.name}={limits!r}"
 
     def measure(self) -> None:
         values = ChannelValues(self.spaces)
         gone = [values.sizes(space) <= self.threshold for space in self.spaces]
-        self.left = self.costs.macs(self.spaces, gone)
+        self.figures = self.budgets.figures(gone)
+        self.left = self.budgets.load_of(self.figures)
         self.level = 1.0 - self.left / self.total
         pairs = zip(self.spaces, gone, strict=True)
         self.empty = frozenset(space.name for space, all_gone in pairs if all_gone.all())
 
     def logs(self, target: float) -> dict[str, float]:
         self.measure()
-        macs = round((1.0 - target) * self.total)
-        return {"strength_scale": self.scale(), "target": macs, "macs": self.left}
+        load = (1.0 - target) * self.total
+        limits = self.budgets.limits
+        if len(limits) == 1:
+            load = round(load * next(iter(limits.values())))
+        found = {name: round(figure) for name, figure in self.figures.items()}
+        return {"strength_scale": self.scale(), "target": load, **found}
 
     def begin(self) -> None:
         super().begin()
         self.left_before, self.taken = self.left, False
 
     def state(self) -> list[float]:
-        return [*super().state(), self.left_before, self.taken, self.controller.floor]
+        numbers = [self.left_before, self.taken, self.controller.floor]
+        if self.budgets.of_files:
+            numbers += [self.total, *self.budgets.state()]
+        return [*super().state(), *numbers]
 
     def resume(self, state: Sequence[float]) -> None:
+        if self.budgets.of_files:
+            # Not as they were fitted just now: to a network that has lost channels.
+            self.total = float(state[7])
+            self.target = 1.0 - 1.0 / self.total
+            self.controller = StrengthController(self.target, 1.0 - self.tolerance, OVERSHOOT)
+            self.budgets.resume(state[8:])
         super().resume(state)
-        self.left_before, self.taken = int(state[4]), bool(state[5])
+        self.left_before, self.taken = float(state[4]), bool(state[5])
         self.controller.floor = float(state[6])
 
     def parts(self) -> list[str]:
@@ -90,50 +172,126 @@ class ChannelSetpoint(Setpoint):
         self.taken = self.left < self.left_before
         # Where the path ends, the whole of it: there is time to learn around the last ones.
         ends = progress >= PATH_ENDS
-        macs = self.macs if ends else (1.0 - self.controller.path(progress)) * self.total
-        if self.left > macs:
-            for variable, value in self._without(macs, exactly=ends):
+        load = 1.0 if ends else (1.0 - self.controller.path(progress)) * self.total
+        if self.left > load:
+            for variable, value in self._without(load, exactly=ends):
                 variable.assign(value)
             self.optimizer.hold_zeros.assign(1.0)  # momentum would bring them back
             self.measure()
             # Not to be undone, where whole channels come no nearer.
-            floor = (1.0 - 1e-6) * self.left / self.macs
+            floor = (1.0 - 1e-6) * self.left
             self.controller.floor = min(self.controller.floor, floor)
         self.left_before = self.left
 
     def cut(self, before: Mapping[int, Any]) -> NewValues:
-        return self._without(self.macs, exactly=True)
+        return self._without(1.0, exactly=True)
 
-    def _without(self, macs: float, exactly: bool) -> NewValues:
-        """New values that take channels out, down to `macs`; see `importance.choose`."""
+    def _without(self, load: float, exactly: bool) -> NewValues:
+        """New values that take channels out, down to a load; see `importance.choose`."""
         values = ChannelValues(self.spaces)
-        gone = self._chosen(values, macs, exactly)
+        if exactly and self.budgets.of_files:
+            return self._values_without(self._chosen_by_files(values))
+        return self._values_without(self._chosen(values, load, exactly))
+
+    def _values_without(self, gone: Sequence[np.ndarray]) -> NewValues:
+        values = ChannelValues(self.spaces)
         for space, channels in zip(self.spaces, gone, strict=True):
             values.zero(space, channels)
         return values.pairs()
 
-    def _chosen(self, values: ChannelValues, macs: float, exactly: bool) -> list[np.ndarray]:
+    def _chosen_by_files(self, values: ChannelValues) -> list[np.ndarray]:
+        """Which channels go, so that the real file is within the limits, and near them.
+
+        Each file says by how much the estimate is wrong thereabouts, and the next choice is
+        by the estimate so corrected. It ends where the file is near enough, or a choice comes
+        again: then whole channels come no nearer.
+        """
+        best: tuple[float, list[np.ndarray], Mapping[str, int]] | None = None
+        seen: set[bytes] = set()
+        load = 1.0
+        for _ in range(MOST_FILES):
+            gone = self._chosen(values, load, exactly=True)
+            key = np.packbits(np.concatenate(gone)).tobytes()
+            if key in seen:
+                if best is not None:
+                    break
+                load -= TIGHTER
+                continue
+            seen.add(key)
+            real = self._figures_of_file(gone)
+            self.budgets.correct(gone, real)
+            found = self.budgets.load_of(real)
+            if found <= 1.0 and (best is None or found > best[0]):
+                best = found, gone, real
+            if 1.0 - self.tolerance <= found <= 1.0:
+                break
+        if best is None:
+            return gone  # `missed` says so
+        self.budgets.correct(best[1], best[2])
+        return best[1]
+
+    def _figures_of_file(self, gone: Sequence[np.ndarray] | None = None) -> Mapping[str, int]:
+        """Figures of the real file without some channels; the model stays as it is."""
+        assert self.measure_files is not None
+        names = self.budgets.of_files
+        pairs = [] if gone is None else self._values_without(gone)
+        before = ChannelValues(self.spaces).pairs()
+        try:
+            for variable, value in pairs:
+                variable.assign(value)
+            return self.measure_files(self.model, names)
+        finally:
+            for variable, value in before if pairs else ():
+                variable.assign(value)
+
+    def _chosen(self, values: ChannelValues, load: float, exactly: bool) -> list[np.ndarray]:
         """Which channels go, for each group: those of the least part at their price."""
         gone = [values.sizes(space) == 0 for space in self.spaces]
+        if self.budgets.prices_move:
+            now = self.budgets.load(gone)
+            while now > STEP * load:
+                gone = self._choose(values, gone, now / STEP, exactly=False, at_least_one=True)
+                before, now = now, self.budgets.load(gone)
+                if now >= before:
+                    break
+        return self._choose(values, gone, load, exactly)
+
+    def _choose(
+        self,
+        values: ChannelValues,
+        gone: list[np.ndarray],
+        load: float,
+        exactly: bool,
+        at_least_one: bool = False,
+    ) -> list[np.ndarray]:
+        """`gone`, with further channels, those first that are the least at today's prices."""
         candidates: list[importance.Candidate] = []
+        found = []
         for number, space in enumerate(self.spaces):
             shares, kernels = self._shares(space, gone[number], values)
             order, parts = importance.lamp_order(shares, kernels, gone[number])
             order, parts = order[1:], parts[1:]  # the largest stays
-            price = importance.price(self._saved_by_one(gone, number, order))
+            if len(order):
+                found.append((number, order, parts))
+        trials = []
+        for number, order, _ in found:
+            trial = [some.copy() for some in gone]
+            trial[number][order[0]] = True  # all of a group save the same
+            trials.append(trial)
+        for (number, order, parts), price in zip(
+            found, self.budgets.prices(gone, trials), strict=True
+        ):
             candidates += [
                 importance.Candidate(part / price, number, channel)
                 for part, channel in zip(parts, order.tolist(), strict=True)
             ]
         candidates.sort()
-        return importance.choose(
-            candidates,
-            gone,
-            lambda trial: self.costs.macs(self.spaces, trial),
-            macs,
-            self.tolerance,
-            exactly,
+        chosen = importance.choose(
+            candidates, gone, self.budgets.load, load, self.tolerance, exactly
         )
+        if at_least_one and candidates and all(map(np.array_equal, chosen, gone)):
+            chosen[candidates[0].group][candidates[0].channel] = True
+        return chosen
 
     def _shares(
         self, space: coupling.ChannelSpace, gone: np.ndarray, values: ChannelValues
@@ -151,19 +309,19 @@ class ChannelSetpoint(Setpoint):
             kernels += is_kernel(member.variable)
         return shares, max(kernels, 1)
 
-    def _saved_by_one(self, gone: list[np.ndarray], number: int, channels: np.ndarray) -> int:
-        """Multiply-adds that go with one of a group's channels, which are all alike."""
-        if not len(channels):
-            return 0
-        trial = [some.copy() for some in gone]
-        trial[number][channels[0]] = True
-        return self.costs.macs(self.spaces, gone) - self.costs.macs(self.spaces, trial)
-
     def missed(self) -> str:
-        left = plan_shrink(self.model).macs_after
-        if (1.0 - self.tolerance) * self.macs <= left <= self.macs:
+        real: Mapping[str, float] = {}
+        if self.budgets.of_files:
+            real = self._figures_of_file()
+        if "macs" in self.budgets.limits:
+            real = {**real, "macs": plan_shrink(self.model).macs_after}
+        load = self.budgets.load_of(real)
+        if 1.0 - self.tolerance <= load <= 1.0:
             return ""
+        limits = self.budgets.limits
+        wanted = " and ".join(f"{limit:,} {MEANINGS[name]}" for name, limit in limits.items())
+        received = " and ".join(f"{real[name]:,}" for name in limits)
         return (
-            f"TargetSparsity expected {self.macs:,} multiply-adds to be left, less at most "
-            f"{self.tolerance:.3g} of them. Received: {left:,}, the nearest by whole channels"
+            f"TargetSparsity expected {wanted} to be left, less at most "
+            f"{self.tolerance:.3g} of them. Received: {received}, the nearest by whole channels"
         )

@@ -69,30 +69,31 @@ def lamp_order(shares: Array, kernels: int, gone: Array) -> tuple[Array, Array]:
     return order, parts
 
 
-def price(saved_macs: int) -> float:
+def price(saved: float) -> float:
     """What a channel's part is divided by: the root of the multiply-adds that go with it.
 
     Without a price, whole layers of cheap units would go before a dear filter does; at
-    all multiply-adds, dense units, which cost next to nothing, would stay.
+    all multiply-adds, dense units, which cost next to nothing, would stay. Of the bytes of
+    a file the same is true.
     """
-    return math.sqrt(max(saved_macs, 1))
+    return math.sqrt(max(saved, 1))
 
 
 def choose(
     candidates: Sequence[Candidate],
     gone: Sequence[Array],
-    macs_without: Callable[[list[Array]], int],
-    macs: int | float,
+    left_without: Callable[[list[Array]], float],
+    limit: float,
     tolerance: float,
     exactly: bool,
 ) -> list[Array]:
-    """Which channels go, so that `macs` multiply-adds or less are left.
+    """Which channels go, so that `limit` or less is left of what they cost.
 
     Args:
         candidates: Channels that may go, those first that go first.
         gone: For each channel group, `(channels,)` booleans: those that are zero already.
-        macs_without: From the like of `gone` to the multiply-adds that are left.
-        macs: What may be left.
+        left_without: From the like of `gone` to what is left, e.g. multiply-adds.
+        limit: What may be left.
         tolerance: How far below `macs` is near enough, as a part of it.
         exactly: Whether to end just below it, by cheaper channels in place of one that
             costs too much. Otherwise the choice stops above.
@@ -101,16 +102,16 @@ def choose(
         The like of `gone`, with the chosen channels.
     """
 
-    def left(chosen: Sequence[Candidate]) -> tuple[int, list[Array]]:
+    def left(chosen: Sequence[Candidate]) -> tuple[float, list[Array]]:
         trial = [channels.copy() for channels in gone]
         for candidate in chosen:
             trial[candidate.group][candidate.channel] = True
-        return macs_without(trial), trial
+        return left_without(trial), trial
 
     low, high = 0, len(candidates)
     while low < high:
         middle = (low + high) // 2
-        if left(candidates[:middle])[0] <= macs:
+        if left(candidates[:middle])[0] <= limit:
             high = middle
         else:
             low = middle + 1
@@ -120,10 +121,10 @@ def choose(
     best = left(candidates[:low])
     # The channel that crosses the target may cost too much: try those after it.
     for candidate in candidates[low:]:
-        if best[0] >= (1.0 - tolerance) * macs:
+        if best[0] >= (1.0 - tolerance) * limit:
             break
         found, trial = left([*chosen, candidate])
-        if found > macs:
+        if found > limit:
             chosen.append(candidate)
         elif found > best[0]:
             best = found, trial

@@ -1,5 +1,6 @@
 """Setpoints: what is to be zero at the deadline, measured, steered to and cut to."""
 
+import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -52,6 +53,10 @@ class Setpoint:
         self.optimizer = optimizer
         self.target = target
         self.controller = StrengthController(target, floor, overshoot)
+
+    def setting(self) -> str:
+        """What a saved state of it is good for, as text."""
+        return f"{self.name}={self.target!r}"
 
     def begin(self) -> None:
         """Start from what is zero now."""
@@ -212,6 +217,35 @@ class LayerSetpoint(WeightSetpoint):
 
     def logs(self, target: float) -> dict[str, float]:
         return {f"strength_scale/{self.name}": self.scale(), f"target/{self.name}": target}
+
+
+def layer_setpoints(
+    optimizer: Any, kernels: Kernels, layers: Mapping[str, float], threshold: float
+) -> list[LayerSetpoint]:
+    """A setpoint for each kernel that a pattern names; of several patterns the first counts.
+
+    Args:
+        optimizer: The built `Proximal`.
+        kernels: All kernels.
+        layers: `{layer name pattern: sparsity}`.
+        threshold: As `TargetSparsity` takes it.
+
+    Raises:
+        ValueError: If a pattern names none.
+    """
+    unused, setpoints = set(layers), []
+    for name, variable in kernels:
+        pattern = next((p for p in layers if fnmatch.fnmatchcase(name, p)), None)
+        if pattern is not None:
+            unused.discard(pattern)
+            one = [(name, variable)]
+            setpoints.append(LayerSetpoint(optimizer, one, layers[pattern], threshold))
+    if unused:
+        raise ValueError(
+            "`layers` expects patterns that each match a kernel which none before matches, of "
+            f"{', '.join(name for name, _ in kernels)}. Received: {', '.join(sorted(unused))}"
+        )
+    return setpoints
 
 
 def small_counts(kernels: Kernels, limit: float) -> np.ndarray:

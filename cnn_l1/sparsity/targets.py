@@ -2,12 +2,11 @@
 
 `TargetSparsity` measures several times an epoch what the penalties have zeroed, and
 moves the logarithm of their strength so that it follows a path to the target; to a
-target in multiply-adds it takes channels out along the path itself. At the deadline it
+target of channels it takes them out along the path itself. At the deadline it
 zeroes the few smallest weights that are still missing, holds all zeros and takes the
 penalty away.
 """
 
-import fnmatch
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -17,11 +16,18 @@ import numpy as np
 from keras import ops
 
 from cnn_l1.sparsity import counting
+from cnn_l1.sparsity.budgets import Measure, default_measure
 from cnn_l1.sparsity.channel_setpoint import ChannelSetpoint
 from cnn_l1.sparsity.empty_layers import check_empty_layers, report_empty
 from cnn_l1.sparsity.hold_zeros import built_optimizer, wrapped_optimizer
 from cnn_l1.sparsity.optimizers import Proximal
-from cnn_l1.sparsity.setpoints import LayerSetpoint, Setpoint, WeightSetpoint
+from cnn_l1.sparsity.setpoints import Setpoint, WeightSetpoint, layer_setpoints
+from cnn_l1.sparsity.target_arguments import (
+    check_fraction,
+    check_target,
+    check_whole,
+    limits_of,
+)
 
 
 class TargetWarning(UserWarning):
@@ -40,25 +46,31 @@ class TargetSparsity(keras.callbacks.Callback):
     `t` of the way to the deadline: `s + (s₀ − s) · (1 − t / 0.85)³`, then `s` (Zhu and
     Gupta, To prune, or not to prune, 2017, eq. 1).
 
-    **Channels.** With `macs`, each check takes out what the path asks for and the penalty
-    has not zeroed; zeros are held from the first cut on, and after 0.85 of the way
-    nothing is missing any more. The least important at their price go first: a channel's
-    square over the squares of those that are no smaller (LAMP: Lee et al., Layer-adaptive
-    sparsity for the magnitude-based pruning, 2021), divided by the root of the
-    multiply-adds that go with it. The penalty makes channels small and is not
-    to choose among them, for its prices are those of the whole network: each check that
-    finds channels zeroed by it halves its strength.
+    **Channels.** With `macs`, `bytes`, `ram_bytes` or `board`, which whole channels meet,
+    each check takes out what the path asks for and the penalty has not zeroed; zeros are
+    held from the first cut on, and after 0.85 of the way nothing is missing any more. The
+    least important at their price go first: a channel's square over the squares of those
+    that are no smaller (LAMP: Lee et al., Layer-adaptive sparsity for the magnitude-based
+    pruning, 2021), divided by the root of the multiply-adds or bytes of the file that go
+    with it, or by the bytes of the arena. Of two limits, the one that is exceeded most
+    counts. The penalty makes channels small and is not to choose among them, for its prices
+    are those of the whole network: each check that finds channels zeroed by it halves its
+    strength.
+
+    **Files.** Before training, int8 files of the whole network and of the smallest possible
+    are written, to fit an estimate of the file's bytes and of its arena. The last cut of the
+    path and that at the deadline write files again, until one is just within the limits.
 
     **Control.** With `e = logit(path) − logit(what is zero now)`, each check moves
 
         log strength_scale ← log strength_scale + 16 · e · Δt + Δe
 
-    by at most 40 nats over the whole way (not with `macs`). In these units networks answer
+    by at most 40 nats over the whole way (not for channels). In these units networks answer
     much alike. A strength far too high is undone: where half the target more is
-    zero than the path says (with `macs` a tenth), a quarter less is left than the target
+    zero than the path says (of channels a tenth), a quarter less is left than the target
     leaves, or a layer has become all zero ahead of the path, the trainable weights of the
     last good check come back and the strength is halved. (Units of zeros after a ReLU have
-    no gradient: no strength brings them back. So with `macs` any miss beyond `tolerance` is
+    no gradient: no strength brings them back. So of channels any miss beyond `tolerance` is
     undone.)
 
     **Deadline.** After the last update of epoch `by_epochs`, the smallest of what is
@@ -73,7 +85,8 @@ class TargetSparsity(keras.callbacks.Callback):
     and do not belong in the same `fit`. A run that is resumed with `initial_epoch` and
     its saved optimizer goes on as if it had not been interrupted. Data of a length that
     is not known beforehand are steered from the second epoch on. It writes `strength_scale` and
-    `target` (where the path is: a fraction, or multiply-adds, and then `macs` too) into
+    `target` (where the path is: a fraction, or multiply-adds or bytes, and then `macs`,
+    `bytes` or `ram_bytes` too; of two limits in units of the limits) into
     the epoch's logs; with `layers`, `strength_scale/<layer>` and `target/<layer>`.
 
     Args:
@@ -84,19 +97,29 @@ class TargetSparsity(keras.callbacks.Callback):
             strength to the end. Needs `Proximal(variable_scales=True)` and penalties
             on single variables. Default `None`.
         macs: Integer: multiply-adds of one sample to be left, as `plan_shrink` counts
-            them, for penalties from `attach_groups`. Met from below within
-            `tolerance`, where whole channels allow. Default `None`. Give exactly one
-            of the three.
+            them; or a float between 0 and 1: the part of them to be left. For penalties from
+            `attach_groups`, like the next three. Met from below within `tolerance`, where
+            whole channels allow. Default `None`.
         by_epochs: Whole epochs to the deadline, counted from epoch 0, 1 or more.
         threshold: Float, 0 or more: up to it a weight's size, or a channel's root mean
             square, counts as zero on the way. Under Adam small weights flicker
             between zero and not. Default 1e-3.
-        tolerance: Float between 0 and 1: how far below `macs` counts as met, as a
+        tolerance: Float between 0 and 1: how far below a limit counts as met, as a
             fraction. Default 0.03.
         checks_per_epoch: Whole number, 1 or more, of checks in each epoch; at the start
             they are denser. Default 20.
         empty_layers: What to do when the cut at the deadline would make a layer all
             zero: `"warn"` (default) or `"forbid"` (raise `EmptyLayerError`).
+        bytes: Integer: bytes of the int8 TFLite file once the channels are removed. Default
+            `None`.
+        ram_bytes: Integer: bytes of the arena that TFLite Micro needs for that file; alone
+            or with `bytes`. Default `None`.
+        board: A board's name, e.g. `"arduino_nano_33_ble"`: three quarters of its flash and
+            RAM, as `bytes` and `ram_bytes`. Where the whole network has room there, it trains
+            without penalty. Default `None`. Give exactly one target, or these two together.
+        measure: From a model and names of figures, `"bytes"` and `"ram_bytes"`, to these
+            figures of the file that it is to become. Default: of the int8 file that
+            `export_tflite` writes once `apply_shrink` has removed channels of zeros.
 
     Attributes:
         frozen: Whether the deadline has passed.
@@ -124,32 +147,28 @@ class TargetSparsity(keras.callbacks.Callback):
         self,
         sparsity: float | None = None,
         layers: dict[str, float] | None = None,
-        macs: int | None = None,
+        macs: int | float | None = None,
         by_epochs: int | None = None,
         threshold: float = 1e-3,
         tolerance: float = 0.03,
         checks_per_epoch: int = 20,
         empty_layers: str = "warn",
+        *,
+        bytes: int | None = None,
+        ram_bytes: int | None = None,
+        board: str | None = None,
+        measure: Measure | None = None,
     ) -> None:
         super().__init__()
-        given = {"sparsity": sparsity, "layers": layers, "macs": macs}
-        if sum(value is not None for value in given.values()) != 1:
-            raise ValueError(
-                "TargetSparsity expects exactly one of `sparsity`, `layers` and `macs`. "
-                f"Received: {', '.join(f'{name}={value!r}' for name, value in given.items())}"
-            )
-        if sparsity is not None:
-            check_fraction("sparsity", sparsity)
-        if layers is not None:
-            if not isinstance(layers, dict) or not layers:
-                raise ValueError(
-                    "`layers` must be a dict from name patterns to sparsities. "
-                    f"Received: layers={layers!r}"
-                )
-            for pattern, value in layers.items():
-                check_fraction(f"layers[{pattern!r}]", value)
-        if macs is not None:
-            check_whole("macs", macs)
+        self._given = {
+            "sparsity": sparsity,
+            "layers": layers,
+            "macs": macs,
+            "bytes": bytes,
+            "ram_bytes": ram_bytes,
+            "board": board,
+        }
+        check_target(self._given)
         check_whole("by_epochs", by_epochs)
         check_whole("checks_per_epoch", checks_per_epoch)
         check_fraction("tolerance", tolerance)
@@ -159,6 +178,16 @@ class TargetSparsity(keras.callbacks.Callback):
         self.sparsity = sparsity
         self.layers: Any = layers
         self.macs = macs
+        self.bytes, self.ram_bytes, self.board = bytes, ram_bytes, board
+        self.measure = measure
+        self._limits = limits_of(self._given)
+        if {"bytes", "ram_bytes"} & set(self._limits) and measure is None:
+            self.measure = default_measure()
+            if self.measure is None:
+                raise ValueError(
+                    "`measure` must be given to TargetSparsity of cnn_l1.sparsity, or take "
+                    "cnn_l1.TargetSparsity, which measures int8 files. Received: None"
+                )
         self.by_epochs: Any = by_epochs
         self.threshold = threshold
         self.tolerance = tolerance
@@ -215,28 +244,25 @@ class TargetSparsity(keras.callbacks.Callback):
             )
 
     def _make_setpoints(self, optimizer: Proximal) -> Sequence[Setpoint]:
-        if self.macs is not None:
-            return [
-                ChannelSetpoint(self.model, optimizer, self.macs, self.threshold, self.tolerance)
-            ]
+        if self._limits:
+            setpoint = ChannelSetpoint(
+                self.model,
+                optimizer,
+                self._limits,
+                self.threshold,
+                self.tolerance,
+                self.measure,
+                self.board,
+            )
+            if setpoint.is_met:
+                print(f"target.board: {self.board} has room for the whole network: no penalty")
+                setpoint.set_scale(0.0)
+                return []
+            return [setpoint]
         kernels = counting.kernels(self.model, frozen=False)
         if self.sparsity is not None:
             return [WeightSetpoint(optimizer, kernels, self.sparsity, self.threshold)]
-        unused: set[str] = set(self.layers)
-        setpoints: list[Setpoint] = []
-        for name, variable in kernels:
-            pattern = next((p for p in self.layers if fnmatch.fnmatchcase(name, p)), None)
-            if pattern is not None:
-                unused.discard(pattern)
-                target = self.layers[pattern]
-                one = [(name, variable)]
-                setpoints.append(LayerSetpoint(optimizer, one, target, self.threshold))
-        if unused:
-            raise ValueError(
-                "`layers` expects patterns that each match a kernel which none before matches, of "
-                f"{', '.join(name for name, _ in kernels)}. Received: {', '.join(sorted(unused))}"
-            )
-        return setpoints
+        return layer_setpoints(optimizer, kernels, self.layers, self.threshold)
 
     def _begin(self, epoch: int) -> None:
         self._first_epoch = epoch
@@ -256,7 +282,7 @@ class TargetSparsity(keras.callbacks.Callback):
             self._freeze()
             return
         optimizer = wrapped_optimizer(self.model, Proximal, type(self).__name__)
-        if self.macs is None and float(ops.convert_to_numpy(optimizer.hold_zeros)) > 0:
+        if not self._limits and float(ops.convert_to_numpy(optimizer.hold_zeros)) > 0:
             raise ValueError(
                 "TargetSparsity expects that zeros may come back until its deadline. "
                 f"Received: hold_zeros=1 in epoch {epoch + 1} of by_epochs={self.by_epochs}"
@@ -267,7 +293,7 @@ class TargetSparsity(keras.callbacks.Callback):
 
     def _settings(self) -> str:
         """What a saved state is good for: the targets, by name."""
-        return ",".join(f"{setpoint.name}={setpoint.target!r}" for setpoint in self._setpoints)
+        return ",".join(setpoint.setting() for setpoint in self._setpoints)
 
     def _state(self) -> dict[str, Any]:
         """What a later training must know to go on as this one would."""
@@ -394,7 +420,7 @@ class TargetSparsity(keras.callbacks.Callback):
         optimizer.hold_zeros.assign(1.0)
         if began:
             found = {setpoint.name: setpoint.controller.scale for setpoint in self._setpoints}
-            self.found_scale = found if self.layers is not None else found[""]
+            self.found_scale = found if self.layers is not None else found.get("", 0.0)
         for setpoint in self._setpoints:
             setpoint.set_scale(0.0)
             missed = setpoint.missed()
@@ -405,16 +431,3 @@ class TargetSparsity(keras.callbacks.Callback):
         """On JAX, weights are elsewhere within an epoch: bring them to the variables."""
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
-
-
-def check_fraction(name: str, value: Any) -> None:
-    """Raise unless a setting is a number between 0 and 1."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0.0 < value < 1.0:
-        raise ValueError(f"`{name}` must be a number between 0 and 1. Received: {value!r}")
-
-
-def check_whole(name: str, value: Any) -> None:
-    """Raise unless a setting is a whole number from 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"`{name}` must be a whole number, 1 or more. Received: {name}={value!r}")

@@ -17,6 +17,7 @@ from cnn_l1.models.setup import Setup
 from cnn_l1.process.stoppable_fit import fit_stoppably
 from cnn_l1.sparsity import callbacks, misuse, penalties, targets
 from cnn_l1.train.dense_baseline import dense_baseline
+from cnn_l1.train.file_costs import measure_of
 
 History = list[dict[str, Any]]
 
@@ -87,7 +88,9 @@ def sparsify(model: keras.Model, this: Run) -> History:
         mover: keras.callbacks.Callback = callbacks.StrengthRamp(training.ramp_epochs)
         if config.target is not None:
             mover = targets.TargetSparsity(
-                **config.target.model_dump(exclude_none=True), empty_layers=training.empty_layers
+                **config.target.model_dump(),
+                empty_layers=training.empty_layers,
+                measure=measure_of(this.setup),
             )
         strength = [mover, *strength]
         if config.penalty.shape == "reweighted":

@@ -38,7 +38,7 @@ def plan(macs, exactly=True, tolerance=0.03, costs=((10, 10, 10), (1, 1, 1))):
     gone = [np.zeros(3, bool), np.zeros(3, bool)]
     order = [Candidate(0.1, 0, 0), Candidate(0.2, 1, 0), Candidate(0.3, 0, 1), Candidate(0.4, 1, 1)]
 
-    def macs_without(trial):
+    def left_without(trial):
         return sum(
             cost
             for group, channels in zip(costs, trial, strict=True)
@@ -46,9 +46,9 @@ def plan(macs, exactly=True, tolerance=0.03, costs=((10, 10, 10), (1, 1, 1))):
             if not is_gone
         )
 
-    chosen = choose(order, gone, macs_without, macs, tolerance, exactly)
+    chosen = choose(order, gone, left_without, macs, tolerance, exactly)
     assert not any(channels.any() for channels in gone)  # left as they were
-    return [channels.tolist() for channels in chosen], macs_without(chosen)
+    return [channels.tolist() for channels in chosen], left_without(chosen)
 
 
 def test_channels_go_from_the_least_important_on_until_the_number_is_met():

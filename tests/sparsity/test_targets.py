@@ -264,13 +264,18 @@ def test_resumes_from_a_saved_model_before_and_behind_the_deadline(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, r"exactly one of `sparsity`, `layers` and `macs`.*sparsity=None"),
+        ({}, r"exactly one of `sparsity`, `layers`, `macs`, .*`board`, or .*sparsity=None"),
         ({"sparsity": 0.5, "macs": 10}, r"exactly one of.*sparsity=0\.5.*macs=10"),
         ({"sparsity": 1.0}, r"`sparsity` must be a number between 0 and 1\. Received: 1\.0"),
         ({"sparsity": 95}, r"`sparsity` must be a number between 0 and 1\. Received: 95"),
         ({"layers": {"a": 0.0}}, r"`layers\['a'\]` must be a number between 0 and 1.*0\.0"),
         ({"layers": {}}, r"`layers` must be a dict.*layers=\{\}"),
-        ({"macs": 0.5}, r"`macs` must be a whole number, 1 or more.*macs=0\.5"),
+        ({"macs": 1.5}, r"`macs` must be a number between 0 and 1.*1\.5"),
+        ({"macs": 0}, r"`macs` must be a whole number, 1 or more.*macs=0"),
+        ({"bytes": 0.5}, r"`bytes` must be a whole number, 1 or more.*bytes=0\.5"),
+        ({"bytes": 9, "ram_bytes": 0}, r"`ram_bytes` must be a whole number.*ram_bytes=0"),
+        ({"bytes": 9, "macs": 9}, r"exactly one of.*macs=9, bytes=9"),
+        ({"board": "pico"}, r"`board`: expected one of .*raspberry_pi_pico.*Received: 'pico'"),
         ({"sparsity": 0.5, "by_epochs": 0}, r"`by_epochs` must be a whole number.*by_epochs=0"),
         ({"sparsity": 0.5, "by_epochs": None}, r"`by_epochs` must be a whole number.*=None"),
         ({"sparsity": 0.5, "threshold": -1.0}, r"`threshold` must be 0 or more.*-1\.0"),
@@ -307,8 +312,8 @@ def test_targets_that_cannot_be_reached():
     attach_groups(model, 1e-3)
     model.compile(Proximal(keras.optimizers.Adam(), variable_scales=True), LOSS)
     # One unit stays in each: 64 + 1 + 10.
-    for macs in (74, WEIGHTS):
-        with pytest.raises(ValueError, match=rf"`macs` must be 75 or .*below 4,464, .*{macs:,}"):
+    for macs, bound in ((74, "at least 75"), (WEIGHTS, "below 4,464")):
+        with pytest.raises(ValueError, match=rf"target.macs: expected .*{bound}.*{macs:,}"):
             fit(model, TargetSparsity(macs=macs, by_epochs=2))
     with pytest.raises(ValueError, match=r"penalties on single variables.*'first'"):
         fit(model, TargetSparsity(layers={"first": 0.5}, by_epochs=2))
