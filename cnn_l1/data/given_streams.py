@@ -257,7 +257,7 @@ def encoded_stream(
     def stream() -> tf.data.Dataset:
         def encoded(inputs: tf.Tensor, *target: Any) -> tuple[tf.Tensor, Any]:
             if not target:
-                return inputs, tf.zeros((tf.shape(inputs)[0], 0))
+                return inputs, tf.zeros((tf.shape(inputs)[0],))
             structure = target[0]
 
             def call(*raw: np.ndarray) -> list[np.ndarray]:

@@ -59,6 +59,8 @@ class Split:
             a dict of them by the output's name. See `Description` for the shapes.
         stream: Makes a `tf.data.Dataset` of single `(input, target)` pairs, for
             a streamed split.
+        at: Makes such pairs of a data set of positions, for a streamed split whose examples
+            can be read in any order: they are shuffled whole, and no others are read.
         scaling: What is done to inputs in every batch and sample; `None` for nothing.
     """
 
@@ -67,6 +69,7 @@ class Split:
     targets: Targets
     stream: Callable[[], tf.data.Dataset] = _no_stream
     scaling: InputScaling | None = None
+    at: Callable[[tf.data.Dataset], tf.data.Dataset] | None = None
 
     def evaluation_batches(self) -> tf.data.Dataset:
         """Batches in order, as `(float32 inputs, targets)`; pixels are 0 to 255 if not scaled."""
@@ -82,6 +85,10 @@ class Split:
         that every step has one shape; a split smaller than a batch is one batch.
         """
         batch_size = min(batch_size, self.size)
+        if self.inputs is None and self.at is not None:
+            order = tf.data.Dataset.range(self.size).shuffle(self.size, seed=seed)
+            batches = _counted(self.at(order), self.size)
+            return self._streamed(batches.batch(batch_size, drop_remainder=True))
         if self.inputs is None:
             batches = self._pairs().shuffle(min(self.size, 10_000), seed=seed)
             return self._streamed(batches.batch(batch_size, drop_remainder=True))
@@ -99,8 +106,7 @@ class Split:
         return self._from_memory(pairs)
 
     def _pairs(self) -> tf.data.Dataset:
-        """The stream, its size told: or Keras warns after an epoch that the data ran out."""
-        return self.stream().apply(tf.data.experimental.assert_cardinality(self.size))
+        return _counted(self.stream(), self.size)
 
     def batches_per_epoch(self, batch_size: int) -> int:
         """Whole batches of a size in the split."""
@@ -136,6 +142,11 @@ class Split:
         options = tf.data.Options()
         options.autotune.enabled = False
         return batches.map(self._as_floats).prefetch(2).with_options(options)
+
+
+def _counted(pairs: tf.data.Dataset, size: int) -> tf.data.Dataset:
+    """A stream, its size told: or Keras warns after an epoch that the data ran out."""
+    return pairs.apply(tf.data.experimental.assert_cardinality(size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,6 +336,8 @@ def select(whole: Split, rows: np.ndarray) -> Split:
         return dataclasses.replace(
             whole, size=len(rows), inputs=whole.inputs[rows], targets=targets
         )
+    if whole.at is not None:
+        return at_positions(len(rows), targets, _at_rows(whole.at, rows), whole.scaling)
     chosen = np.zeros(whole.size, bool)
     chosen[rows] = True
 
@@ -334,3 +347,23 @@ def select(whole: Split, rows: np.ndarray) -> Split:
         return numbered.filter(lambda i, _: table[i]).map(lambda _, pair: pair)
 
     return dataclasses.replace(whole, size=len(rows), targets=targets, stream=stream)
+
+
+def _at_rows(
+    at: Callable[[tf.data.Dataset], tf.data.Dataset], rows: np.ndarray
+) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+    def chosen(positions: tf.data.Dataset) -> tf.data.Dataset:
+        table = tf.constant(rows, tf.int64)
+        return at(positions.map(lambda i: table[i]))
+
+    return chosen
+
+
+def at_positions(
+    size: int,
+    targets: Targets,
+    at: Callable[[tf.data.Dataset], tf.data.Dataset],
+    scaling: InputScaling | None = None,
+) -> Split:
+    """A streamed `Split` whose examples can be read in any order."""
+    return Split(size, None, targets, lambda: at(tf.data.Dataset.range(size)), scaling, at)

@@ -33,7 +33,9 @@ class TargetKind:
     encode: Callable[[np.ndarray], np.ndarray]
 
 
-NO_TARGET = TargetKind("none", None, 1, lambda targets: np.zeros((len(targets), 0), "float32"))
+# A zero an example stands in, so that every pipeline has pairs. Not a row of no values: TensorFlow
+# 2.21 crashes when it unbatches those.
+NO_TARGET = TargetKind("none", None, 1, lambda targets: np.zeros(len(targets), "float32"))
 
 
 def plain(targets: np.ndarray) -> np.ndarray:

@@ -145,9 +145,9 @@ def test_a_class_a_pixel(tmp_path):
 def test_no_target(tmp_path):
     data = sets.load(config_of(tmp_path, x=images(20)), seed=0)
     assert data.about.kind == "none"
-    assert data.train.targets.shape == (data.train.size, 0)
+    assert data.train.targets.shape == (data.train.size,)
     inputs, targets = next(iter(data.train.training_batches(4, 0)))
-    assert (inputs.shape, targets.shape) == ((4, 6, 5, 1), (4, 0))
+    assert (inputs.shape, targets.shape) == ((4, 6, 5, 1), (4,))
 
 
 def test_several_outputs_are_parted_alike(tmp_path):

@@ -176,7 +176,7 @@ def test_inputs_alone(in_memory):
         assert (own.about.kind, own.train.size) == ("none", 6)
         inputs, targets = next(iter(own.train.evaluation_batches()))
         np.testing.assert_array_equal(inputs, x)
-        assert targets.shape == (6, 0)
+        assert targets.shape == (6,)
 
 
 def test_larger_than_memory_is_streamed(monkeypatch):
@@ -279,12 +279,12 @@ def test_names_of_classes_must_fit():
     data = noise(4, 3), {"a": classes(4), "b": noise(4)}
     assert "by output" in refusal(data, class_names=["x", "y"])
     assert "'c'" in refusal(data, class_names={"c": ["x", "y"]})
-    assert "targets of 'b' are values" not in refusal(data, class_names={"b": ["x", "y"]})
+    assert "targets of 'b' are values" in refusal(data, class_names={"b": ["x", "y"]})
     own = given_arrays.own_set(data, class_names={"a": ["x", "y"]})
     assert own.about.outputs["a"].class_names == ("x", "y")
     assert own.about.outputs["b"].kind == "values"
 
 
 def test_given_data_are_in_no_config():
-    with pytest.raises(ConfigError, match="in no config|that a config can name"):
+    with pytest.raises(ConfigError, match="that a config can name"):
         sets.load(DataConfig(name="given"), seed=0)
