@@ -174,7 +174,7 @@ class ChannelSetpoint(Setpoint):
         ends = progress >= PATH_ENDS
         load = 1.0 if ends else (1.0 - self.controller.path(progress)) * self.total
         if self.left > load:
-            for variable, value in self._without(load, exactly=ends):
+            for variable, value in self.without(load, exactly=ends):
                 variable.assign(value)
             self.optimizer.hold_zeros.assign(1.0)  # momentum would bring them back
             self.measure()
@@ -184,9 +184,9 @@ class ChannelSetpoint(Setpoint):
         self.left_before = self.left
 
     def cut(self, before: Mapping[int, Any]) -> NewValues:
-        return self._without(1.0, exactly=True)
+        return self.without(1.0, exactly=True)
 
-    def _without(self, load: float, exactly: bool) -> NewValues:
+    def without(self, load: float, exactly: bool) -> NewValues:
         """New values that take channels out, down to a load; see `importance.choose`."""
         values = ChannelValues(self.spaces)
         if exactly and self.budgets.of_files:
@@ -267,9 +267,8 @@ class ChannelSetpoint(Setpoint):
         """`gone`, with further channels, those first that are the least at today's prices."""
         candidates: list[importance.Candidate] = []
         found = []
-        for number, space in enumerate(self.spaces):
-            shares, kernels = self._shares(space, gone[number], values)
-            order, parts = importance.lamp_order(shares, kernels, gone[number])
+        for number in range(len(self.spaces)):
+            order, parts = self.order_of(number, gone[number], values)
             order, parts = order[1:], parts[1:]  # the largest stays
             if len(order):
                 found.append((number, order, parts))
@@ -292,6 +291,13 @@ class ChannelSetpoint(Setpoint):
         if at_least_one and candidates and all(map(np.array_equal, chosen, gone)):
             chosen[candidates[0].group][candidates[0].channel] = True
         return chosen
+
+    def order_of(
+        self, number: int, gone: np.ndarray, values: ChannelValues
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A group's channels that are left, the most important first, and their importance."""
+        shares, kernels = self._shares(self.spaces[number], gone, values)
+        return importance.lamp_order(shares, kernels, gone)
 
     def _shares(
         self, space: coupling.ChannelSpace, gone: np.ndarray, values: ChannelValues
