@@ -126,13 +126,15 @@ def read(
 
 
 # Settings that are paths, by section.
-PATHS = (("data", "path"), ("model", "path"))
+PATHS = (("data", "path"), ("model", "path"), ("model", "weights"))
 
 
 def _make_absolute(data: dict[str, Any], folder: pathlib.Path) -> None:
     """Make paths absolute: those of a file are relative to its folder."""
     for section, setting in PATHS:
         value = data.get(section)
+        if setting == "weights" and isinstance(value, dict) and value.get(setting) == "imagenet":
+            continue  # weights of Keras, no file
         if isinstance(value, dict) and isinstance(value.get(setting), str) and value[setting]:
             value[setting] = str(folder / pathlib.Path(value[setting]).expanduser())
 

@@ -208,7 +208,8 @@ class ModelConfig(Section):
     arguments: dict[str, Any] = Field(default={})
     """For `function` and `application`: keyword arguments, e.g. {alpha: 0.35}."""
     weights: str | None = None
-    """For `application`: `imagenet`, or a path to weights. Default: random weights."""
+    """For `application`: `imagenet`, or a path to weights without the top; relative to the
+    config's file. Default: random weights."""
     freeze: bool | str = False
     """Layers that are not trained: `true` for all that came with weights (all but a new
     head), or a pattern of names, e.g. `block_1*`."""
@@ -228,7 +229,8 @@ class ModelConfig(Section):
     """In the model: `rescale` pixels from 0-255 to 0-1, or `standardize` each channel or
     feature to mean 0 and variance 1. Default: `rescale` for images, else `standardize`. For a
     network of your own: what `input_range` asks for is put in, and files take raw data; with
-    `none` the data are scaled before, and files take scaled data."""
+    `none` the data are scaled before, and files take scaled data. The data of an `autoencoder`
+    are always scaled before, for its target is its input."""
     initial_weights: str | None = None
     """A `.keras` file of the same network to start from, instead of random weights."""
     dtype_policy: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"

@@ -18,6 +18,7 @@ from cnn_l1.config.model_settings import ModelConfig, PointwiseConfig
 from cnn_l1.data.augmentation import check_augmentation
 from cnn_l1.data.splits import InputStatistics
 from cnn_l1.models import blocks, tiny_networks
+from cnn_l1.models.input_range import standardizing
 
 Shape = tuple[int, ...]
 
@@ -151,15 +152,8 @@ def _normalize(x: Any, normalization: str, statistics: InputStatistics | None) -
         normalization = "rescale" if len(x.shape) == 4 else "standardize"
     if normalization == "rescale":
         return layers.Rescaling(1.0 / 255.0, name="rescale")(x)
-    if statistics is None:
-        raise ValueError(
-            "`statistics` must be given for normalization='standardize'. Received: None"
-        )
-    # As one scale and offset, which converters fold into one multiplication and
-    # one addition; a channel without any variance is only centred.
-    scales = [1.0 / max(v, 1e-6) ** 0.5 for v in statistics.variance]
-    offsets = [-m * s for m, s in zip(statistics.mean, scales, strict=True)]
-    return layers.Rescaling(scales, offset=offsets, name="standardize")(x)
+    scaling = standardizing(statistics)
+    return layers.Rescaling(list(scaling.scale), offset=list(scaling.offset), name="standardize")(x)
 
 
 def _dense(x: Any, units: int, name: str, activation: str = "relu") -> Any:

@@ -4,30 +4,42 @@ from collections.abc import Sequence
 
 import keras
 
-from cnn_l1.config.loading import Config
+from cnn_l1.config.loading import Config, ConfigError
 from cnn_l1.data import sets, splits
+from cnn_l1.data.augmentation import check_augmentation
 from cnn_l1.data.task_choice import outputs_needed, task_of
 from cnn_l1.graph.macs import count_macs
-from cnn_l1.models import builders
+from cnn_l1.models import builders, own_models
 from cnn_l1.sparsity.configured import attach_configured
 
 
 def new_network(
     config: Config,
     input_shape: Sequence[int],
-    output_count: int,
+    output_count: own_models.Outputs,
     statistics: splits.InputStatistics | None = None,
 ) -> keras.Model:
-    """Build a config's network and put its penalties on it.
+    """Build a config's network, or load the user's own, and put its penalties on it.
 
     Args:
         config: A `Config`.
-        input_shape, output_count, statistics: As `builders.build` takes them.
+        input_shape, output_count, statistics: As `builders.build` and `own_models.own_model`
+            take them.
 
     Raises:
         ConfigError: If network, data and penalty do not go together.
     """
-    model = builders.build(config, input_shape, output_count, statistics)
+    shape = tuple(input_shape)
+    if config.model.is_own:
+        check_augmentation(config.data.augmentation, shape)
+        model = own_models.own_model(config.model, shape, output_count, statistics)
+    elif isinstance(output_count, dict):
+        raise ConfigError(
+            "model.name: expected a network of your own, file, function or application, for "
+            f"several outputs. Received: {config.model.name}"
+        )
+    else:
+        model = builders.build(config, shape, output_count, statistics)
     attach_configured(model, config.penalty)
     return model
 
