@@ -47,6 +47,13 @@ class InputScaling:
     meaning: str
 
 
+def scaled(inputs: Any, scaling: InputScaling | None) -> Any:
+    """Float inputs, scaled; as they are for `None`."""
+    if scaling is None:
+        return inputs
+    return inputs * np.asarray(scaling.scale, "float32") + np.asarray(scaling.offset, "float32")
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
     """Examples, in memory or streamed.
@@ -119,20 +126,14 @@ class Split:
         else:
             pairs = self.stream().take(count)
             inputs = np.stack([value.numpy() for value, _ in pairs]).astype("float32")
-        return np.asarray(self._scaled(inputs))
+        return np.asarray(scaled(inputs, self.scaling))
 
     def first_targets(self, count: int) -> Targets:
         """The targets of the first `count` examples."""
         return tf.nest.map_structure(lambda each: each[:count], self.targets)
 
-    def _scaled(self, inputs: Any) -> Any:
-        if self.scaling is None:
-            return inputs
-        scale = np.asarray(self.scaling.scale, "float32")
-        return inputs * scale + np.asarray(self.scaling.offset, "float32")
-
     def _as_floats(self, inputs: tf.Tensor, targets: Any) -> tuple[tf.Tensor, Any]:
-        return self._scaled(tf.cast(inputs, tf.float32)), targets
+        return scaled(tf.cast(inputs, tf.float32), self.scaling), targets
 
     def _streamed(self, batches: tf.data.Dataset) -> tf.data.Dataset:
         return batches.map(self._as_floats, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)

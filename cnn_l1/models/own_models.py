@@ -4,7 +4,6 @@ import dataclasses
 import fnmatch
 import math
 import pathlib
-import warnings
 from typing import Any
 
 import keras
@@ -101,44 +100,6 @@ def _of(config: ModelConfig) -> Source:
     if config.name == "file":
         return Source("model.path", pathlib.Path(str(config.path)).name)
     return Source("model.function", str(config.function))
-
-
-@dataclasses.dataclass(frozen=True)
-class CompiledSettings:
-    """What a saved model was compiled with.
-
-    Attributes:
-        loss: A Keras loss, its name, or a list or dict of them.
-        metrics: As they were given to `compile`, or `None`.
-        optimizer: A Keras optimizer, or `None`.
-    """
-
-    loss: Any
-    metrics: Any
-    optimizer: Any
-
-
-def compiled_settings(path: Any, modules: tuple[str, ...] = ()) -> CompiledSettings | None:
-    """What a saved model was compiled with; `None` if it was not, or that cannot be loaded.
-
-    Args:
-        path: A .keras or .h5 file.
-        modules: Python modules to import before.
-    """
-    try:
-        import_modules(modules, "model.modules")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model = load_model(path, compile=True)
-        if not model.compiled:
-            return None
-        config = keras.saving.deserialize_keras_object(model.get_compile_config())
-    except Exception:  # losses of the user's own may raise anything
-        return None
-    loss, metrics = config.get("loss"), config.get("metrics")
-    if loss is None:
-        return None
-    return CompiledSettings(loss, metrics, getattr(model, "optimizer", None))
 
 
 def _of_file(config: ModelConfig) -> keras.Model:
@@ -280,7 +241,10 @@ def _check_output(
     allowed = [(wanted,), (*input_shape[:-1], wanted)]
     if math.prod(input_shape) == wanted:
         allowed.append(input_shape)
-    if shape not in allowed:
+    # Two classes may be one value; and a network may know classes that the data do not have.
+    # The task, which knows what the targets are, looks again.
+    lenient = (shape == (1,) and wanted == 2) or (len(shape) == 1 and shape[0] > wanted)
+    if shape not in allowed and not lenient:
         received = shape[0] if len(shape) == 1 else f"values of shape {shape}"
         raise source.error(
             f"{which}{'of ' if which else ''}{wanted} outputs, as the targets need",

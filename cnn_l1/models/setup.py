@@ -13,6 +13,7 @@ from cnn_l1.data.own_sets import OwnSet
 from cnn_l1.data.splits import Data, InputStatistics, Split, select
 from cnn_l1.data.task_choice import outputs_needed, task_of
 from cnn_l1.models import builders
+from cnn_l1.models.input_range import input_scaling
 from cnn_l1.models.optimizer import like_optimizer, make_optimizer
 from cnn_l1.models.untrained import new_network
 
@@ -74,6 +75,7 @@ def configured(config: Config) -> Setup:
     task = task_of(config.training, about, own)
     given = own if config.model.has_weights else None
     dataset = normal_alone(dataset, task)
+    dataset = dataset.scaled(input_scaling(config.model, about.input_shape, statistics))
     return Setup(config, dataset, task, statistics, start, given)
 
 
@@ -95,7 +97,8 @@ def load_examples(
         return given.train, task_of(config.training, given.about, own)
     dataset = sets.load(config.data, config.seed)
     task = task_of(config.training, dataset.about, own)
-    dataset = normal_alone(dataset, task)
+    scaling = input_scaling(config.model, dataset.about.input_shape, dataset.statistics())
+    dataset = normal_alone(dataset, task).scaled(scaling)
     if config.measure.split == "test":
         return dataset.load_test(), task
     return dataset.validation, task

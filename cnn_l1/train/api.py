@@ -17,6 +17,7 @@ from cnn_l1.data.own_sets import part_own
 from cnn_l1.data.splits import Data
 from cnn_l1.data.task_choice import outputs_needed, task_of
 from cnn_l1.errors import CnnL1Error
+from cnn_l1.models.input_range import input_scaling
 from cnn_l1.models.own_models import given_model
 from cnn_l1.models.setup import Setup, normal_alone
 from cnn_l1.runs.folders import check_output
@@ -212,22 +213,27 @@ def _run(
 
     def make_setup() -> Setup:
         dataset = given_data(train, None if part else validation, test, config)
-        network = given_model(model, dataset.about.input_shape)
-        outputs_needed(config.training, dataset.about)
+        about, statistics = dataset.about, dataset.statistics()
         wanted = compiled.training(config.training)
-        chosen_task = task_of(wanted, dataset.about, network)
-        dataset = normal_alone(dataset, chosen_task)
+        outputs = outputs_needed(wanted, about)
+
+        def fresh(model: keras.Model) -> keras.Model:
+            return given_model(model, config.model, about.input_shape, outputs, statistics)
 
         def new_network(config: Config) -> keras.Model:
-            fresh = given_model(model if start is None else start, dataset.about.input_shape)
-            attach_configured(fresh, config.penalty)
-            return fresh
+            found = fresh(model if start is None else start)
+            attach_configured(found, config.penalty)
+            return found
 
+        network = fresh(model)
+        chosen_task = task_of(wanted, about, network)
+        dataset = normal_alone(dataset, chosen_task)
+        scaling = input_scaling(config.model, about.input_shape, statistics)
         return Setup(
             config=config,
-            dataset=dataset,
+            dataset=dataset.scaled(scaling),
             task=chosen_task,
-            statistics=dataset.statistics(),
+            statistics=statistics,
             new_network=new_network,
             given=network,
             own_optimizer=compiled.optimizer,

@@ -1,13 +1,21 @@
 """What can be known before training: settings, layers, and files that cannot be written."""
 
+import dataclasses
+from typing import Any
+
 import keras
 import numpy as np
 
 from cnn_l1.config import loading as configs
 from cnn_l1.config.loading import Config
+from cnn_l1.data.splits import scaled
 from cnn_l1.export import formats
+from cnn_l1.models.input_range import scaling_inside, wrong_range_warning
+from cnn_l1.models.setup import Setup
 from cnn_l1.models.untrained import untrained_network
 from cnn_l1.runs import exported_files
+
+RANGE_EXAMPLES = 256  # of the training split, that tell which range a network takes
 
 
 def dry_run(config: Config) -> None:
@@ -17,6 +25,33 @@ def dry_run(config: Config) -> None:
     print(configs.dump(config))
     model.summary(line_length=80)
     forewarn_of_formats(model, config, formats.made_up_samples(about.input_shape))
+
+
+def forewarn_of_range(setup: Setup) -> None:
+    """Print a warning where a network with weights is right on inputs of another range."""
+    task = setup.task
+    if setup.given is None or task.kind not in ("classes", "binary"):
+        return
+    given: Any = setup.given
+    raw = dataclasses.replace(setup.dataset.train, scaling=None)
+    labels = np.asarray(raw.first_targets(RANGE_EXAMPLES))
+    about = setup.dataset.about
+    config = setup.config.model
+    now = scaling_inside(config, about.input_shape, setup.statistics)
+    scaling = setup.dataset.train.scaling
+
+    def outputs_of(inputs: np.ndarray) -> Any:
+        return given.predict(scaled(inputs, scaling), verbose=0)
+
+    text = wrong_range_warning(
+        outputs_of,
+        raw.sample(RANGE_EXAMPLES),
+        lambda outputs: float(np.mean(task.decide(outputs) == labels)),
+        scaling if scaling is not None else now,
+        setup.statistics,
+    )
+    if text is not None:
+        print(f"Warning: {text}")
 
 
 def forewarn_of_formats(network: keras.Model, config: Config, samples: np.ndarray) -> None:

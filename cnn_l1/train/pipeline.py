@@ -27,7 +27,7 @@ from cnn_l1.runs import exported_files, manifest, report
 from cnn_l1.runs.conclusion import conclusion
 from cnn_l1.runs.folders import run_folder
 from cnn_l1.sparsity import counting
-from cnn_l1.train.dry_run import forewarn_of_formats
+from cnn_l1.train.dry_run import forewarn_of_formats, forewarn_of_range
 from cnn_l1.train.shrinking import shrink_network
 from cnn_l1.train.stages import (
     History,
@@ -99,6 +99,7 @@ def run_setup(
     with during(OUTPUT), run_folder(output, overwrite) as folder:
         with during(f"data set {config.data.name!r}"):
             setup = make_setup()
+        forewarn_of_range(setup)
         if forewarn:
             # Before everything is seeded: a trial must not change the run.
             trial = start_model(setup)

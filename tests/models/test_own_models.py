@@ -9,7 +9,7 @@ from cnn_l1.config import loading as configs
 from cnn_l1.config.loading import ConfigError
 from cnn_l1.config.own_code import OwnCodeError
 from cnn_l1.data.splits import InputStatistics
-from cnn_l1.models.own_models import compiled_settings, given_model, own_model
+from cnn_l1.models.own_models import given_model, own_model
 from cnn_l1.models.untrained import new_network
 from cnn_l1.sparsity.penalty import Penalty
 
@@ -251,22 +251,6 @@ def test_new_network_puts_the_penalty_on_what_is_trained(tmp_path):
     config = configs.validate({"name": "a", "model": {"name": "linear"}})
     message = refusal(new_network, config, IMAGE, {"a": 1, "b": 2})
     assert message.startswith("model.name: expected a network of your own")
-
-
-def test_what_a_file_was_compiled_with(tmp_path):
-    model = network(activation="softmax")
-    model.save(tmp_path / "plain.keras")
-    assert compiled_settings(tmp_path / "plain.keras") is None
-    assert compiled_settings(tmp_path / "none.keras") is None
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=False)
-    model.compile(keras.optimizers.RMSprop(0.125), loss, metrics=["accuracy"])
-    for name in ("mine.keras", "mine.h5"):
-        model.save(tmp_path / name)
-        found = compiled_settings(tmp_path / name)
-        assert type(found.loss) is keras.losses.SparseCategoricalCrossentropy
-        assert found.metrics == ["accuracy"]
-        assert type(found.optimizer) is keras.optimizers.RMSprop
-        assert float(found.optimizer.learning_rate) == 0.125
 
 
 def test_what_is_no_model():
