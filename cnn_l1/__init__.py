@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cnn_l1.sparsity.proximal_operators import soft_threshold
     from cnn_l1.sparsity.thresholding import Threshold, apply_threshold
     from cnn_l1.tflite.encoding import decode_zeros, encode_zeros
+    from cnn_l1.train.api import prune, sparsify, verify
 
 __version__ = "0.1.0"
 
@@ -74,6 +75,8 @@ _MODULES = {
     "MisuseWarning": "sparsity.misuse",
     "decode_zeros": "tflite.encoding",
     "encode_zeros": "tflite.encoding",
+    "sparsify": "train.api",
+    "prune": "train.api",
 }
 
 __all__ = [
@@ -112,11 +115,16 @@ __all__ = [
     "plain_copy",
     "plan_shrink",
     "register_layer_kind",
+    "prune",
     "soft_threshold",
+    "sparsify",
+    "verify",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "verify":  # a command's module, which is also a function
+        return importlib.import_module("cnn_l1.verify")
     if name not in _MODULES:
         raise AttributeError(f"module 'cnn_l1' has no attribute {name!r}")
     found = getattr(importlib.import_module(f"cnn_l1.{_MODULES[name]}"), name)

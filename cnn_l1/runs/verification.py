@@ -7,6 +7,7 @@ as accurate, as equal to its Keras model and as sparse as `report.json` says. Ex
 if so; 1, with a line for each mismatch; 2 if the folder is no run.
 """
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -48,13 +49,54 @@ DIFFERENCE = 1e-4
 PREFIXES = ("shrunk/", "dense/", "given/", "")
 
 
-def verify(folder: pathlib.Path, with_data: bool = True, given: OwnSet | None = None) -> list[str]:
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """What a check of a run found.
+
+    Attributes:
+        mismatches: Lines, one a mismatch; empty if all is well.
+        unchecked: What could not be checked, and why; empty if all was.
+    """
+
+    mismatches: list[str]
+    unchecked: str = ""
+
+
+def verification(
+    folder: pathlib.Path,
+    with_data: bool = True,
+    given: OwnSet | None = None,
+    data_path: str | None = None,
+) -> Verification:
+    """Check a run's folder, and say what was left unchecked: see `verify`."""
+    unchecked = "" if with_data else "scores unchecked"
+    if with_data and given is None:
+        try:
+            name = configs.load(folder / "config.yaml").data.name
+        except (ConfigError, OSError):  # `verify` says so
+            name = ""
+        if name == "given":
+            with_data = False
+            unchecked = (
+                "scores unchecked: the run's data were given in Python; "
+                "cnn_l1.verify(folder, data=(x, y)) checks them"
+            )
+    return Verification(verify(folder, with_data, given, data_path), unchecked)
+
+
+def verify(
+    folder: pathlib.Path,
+    with_data: bool = True,
+    given: OwnSet | None = None,
+    data_path: str | None = None,
+) -> list[str]:
     """Check a run's folder.
 
     Args:
         folder: A `pathlib.Path`.
         with_data: Whether to load the data set and measure every file again.
         given: The examples to measure on, in place of those that the config names.
+        data_path: Where the config's own data are now.
 
     Returns:
         A list of lines, one a mismatch; empty if all is well.
@@ -76,7 +118,7 @@ def verify(folder: pathlib.Path, with_data: bool = True, given: OwnSet | None = 
     measured = None
     if with_data and "" in networks:
         try:
-            measured = load_examples(config, networks[""], given)
+            measured = load_examples(_at(config, data_path), networks[""], given)
         except (ConfigError, OwnCodeError) as error:
             found.append(f"data: {error} (or give --no-data)")
     for prefix, key in (("", "counts"), ("shrunk/", "shrunk_counts")):
@@ -99,6 +141,19 @@ def verify(folder: pathlib.Path, with_data: bool = True, given: OwnSet | None = 
     for encoded in sorted(folder.rglob("*_encoded.tflite")):
         found += check_encoded(folder, encoded)
     return found
+
+
+def _at(config: Config, data_path: str | None) -> Config:
+    """The config with its own data at another place."""
+    if data_path is None:
+        return config
+    if config.data.path is None:
+        raise ConfigError(
+            "--data: expected a run on data of a path: folder, arrays, series or table. "
+            f"Received: one on {config.data.name}"
+        )
+    path = str(pathlib.Path(data_path).resolve())
+    return config.model_copy(update={"data": config.data.model_copy(update={"path": path})})
 
 
 def check_manifest(folder: pathlib.Path) -> list[str]:

@@ -3,10 +3,11 @@
 import dataclasses
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from cnn_l1.config import loading as configs
 from cnn_l1.config.formats import chosen
@@ -20,10 +21,14 @@ from cnn_l1.errors import CnnL1Error
 from cnn_l1.models.input_range import input_scaling
 from cnn_l1.models.own_models import given_model
 from cnn_l1.models.setup import Setup, normal_alone
+from cnn_l1.runs import verification
 from cnn_l1.runs.folders import check_output
 from cnn_l1.sparsity.configured import attach_configured
+from cnn_l1.sparsity.one_shot import zero_channels
+from cnn_l1.sparsity.target_arguments import check_target, limits_of
 from cnn_l1.train import pipeline, recipe
 from cnn_l1.train.compiled import CompiledSettings, compiled_settings
+from cnn_l1.train.file_costs import measure_of
 
 # Of the epochs, the part under the penalty; then zeros are held. Of that part, the part until a
 # target is met.
@@ -171,6 +176,129 @@ def sparsify(
     )  # fmt: skip
 
 
+def prune(
+    model: keras.Model,
+    data: Any,
+    target: Mapping[str, Any],
+    *,
+    test: Any = None,
+    epochs: int = 0,
+    criterion: str = "second_order",
+    examples: int = 512,
+    output: str | pathlib.Path | None = None,
+    formats: Sequence[str] = ("float32", "int8"),
+    task: str = "auto",
+    batch_size: int = 128,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Result:
+    """Take channels out of a trained model in one go, by some examples: no training, or little.
+
+    For a model whose training data are gone. Channels go by what they mean for the loss on
+    the examples (see `sparsity.one_shot.zero_channels`); statistics of batch-norms are
+    measured anew. Files are exported, proved and reported as by `sparsify`; the given model
+    is `given/` in the report.
+
+    Args:
+        model: A trained, built `keras.Model` with one input, which stays as it is.
+        data: Examples in any form of `sparsify`'s `train`. A fifth of them is kept to choose
+            by and to measure on. `x` alone stands for what the model itself says of it: then
+            scores are agreement with the given model.
+        target: As `sparsify` takes it.
+        test: As `sparsify` takes it.
+        epochs: Epochs of fine-tuning of the smaller network. Default 0.
+        criterion: `"second_order"`, `"taylor"` or `"magnitude"`. Default `"second_order"`.
+        examples: How many training examples tell the importance. Default 512.
+        output: As `sparsify` takes it, and all that follow.
+        formats: See `sparsify`.
+        task: See `sparsify`.
+        batch_size: See `sparsify`.
+        seed: See `sparsify`.
+        settings: See `sparsify`.
+        overwrite: See `sparsify`.
+
+    Returns:
+        A `Result`.
+
+    Raises:
+        CnnL1Error: With one line that names the argument or setting.
+
+    Example:
+        >>> result = cnn_l1.prune(
+        ...     model, (x, y), {"macs": 0.7}, output="saved_models/pruned"
+        ... )  # doctest: +SKIP
+    """
+    if not isinstance(epochs, int) or epochs < 0:
+        raise ArgumentError(f"`epochs` must be a whole number from 0. Received: {epochs!r}")
+    kinds = dict.fromkeys(("sparsity", "layers", "macs", "bytes", "ram_bytes", "board"))
+    unknown = sorted(set(target) - {"macs", "bytes", "ram_bytes", "board"})
+    if unknown:
+        raise ArgumentError(
+            "`target` must be of macs, bytes, ram_bytes or board, for whole channels go. "
+            f"Received: {', '.join(unknown)}"
+        )
+    try:
+        check_target({**kinds, **target})
+        limits = limits_of({**kinds, **target})
+    except ValueError as error:
+        raise ArgumentError(f"target: {error}") from None
+    board = target.get("board")
+    compiled = compiled_settings(model)
+    settings_of = {
+        "penalty": {"name": "none"},
+        "training": {"epochs": 0},
+        "fine_tuning": {"epochs": 0},
+        "shrink": {"fine_tuning_epochs": epochs},
+    }
+
+    def zeroed(network: keras.Model, setup: Setup) -> None:
+        split = setup.dataset.train
+        batches = setup.task.encode(split.evaluation_batches().unbatch().take(examples).batch(32))
+        measure = measure_of(setup) if {"bytes", "ram_bytes"} & limits.keys() else None
+        for line in zero_channels(
+            network, batches, setup.task.keras_loss(), limits, criterion, measure, board
+        ):
+            print(line)
+
+    return _run(
+        model, with_own_targets(model, data), 0.2, test, settings_of, output, formats, task,
+        batch_size, seed, settings, overwrite, compiled, zeroed,
+    )  # fmt: skip
+
+
+def with_own_targets(model: keras.Model, data: Any) -> Any:
+    """Examples without targets, with what a model decides of them as targets."""
+    if not hasattr(data, "__array__"):
+        return data
+    outputs = model.predict(np.asarray(data), verbose=0)
+    if isinstance(outputs, (list, tuple, dict)):
+        raise ArgumentError("`data` must have targets, for the model has several outputs")
+    several = outputs.ndim == 2 and outputs.shape[-1] > 1
+    return np.asarray(data), outputs.argmax(axis=-1) if several else outputs
+
+
+def verify(folder: str | pathlib.Path, data: Any = None) -> list[str]:
+    """Check a run's folder: every file against the report, in the runtime of its kind.
+
+    Args:
+        folder: The run's folder.
+        data: For a run of `sparsify` or `prune`: the examples that its files were measured on,
+            in any form of `sparsify`'s `train`. Without them scores are not checked. Other
+            runs find their data by their config.
+
+    Returns:
+        Lines, one a mismatch; empty if all is well.
+
+    Example:
+        >>> cnn_l1.verify("saved_models/mine")  # doctest: +SKIP
+        []
+    """
+    folder = pathlib.Path(folder)
+    given = None if data is None else own_set(data)
+    return verification.verification(folder, given=given).mismatches
+
+
 def _run(
     model: keras.Model,
     train: Any,
@@ -185,9 +313,9 @@ def _run(
     settings: Mapping[str, Any] | None,
     overwrite: bool,
     compiled: CompiledSettings,
-    start: keras.Model | None = None,
+    prepare: Callable[[keras.Model, Setup], None] | None = None,
 ) -> Result:
-    """Run the pipeline on a given model; `start` is the network to begin with, if another."""
+    """Run the pipeline on a given model; `prepare` changes the network before it is trained."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", model.name).lstrip("_.-") or "model"
     folder = pathlib.Path(output) if output is not None else pathlib.Path("saved_models", name)
     data |= {"name": name, "seed": seed, "model": {"name": "given"}, "data": {"name": "given"}}
@@ -221,7 +349,9 @@ def _run(
             return given_model(model, config.model, about.input_shape, outputs, statistics)
 
         def new_network(config: Config) -> keras.Model:
-            found = fresh(model if start is None else start)
+            found = fresh(model)
+            if prepare is not None:
+                prepare(found, setup)
             attach_configured(found, config.penalty)
             return found
 
@@ -229,7 +359,7 @@ def _run(
         chosen_task = task_of(wanted, about, network)
         dataset = normal_alone(dataset, chosen_task)
         scaling = input_scaling(config.model, about.input_shape, statistics)
-        return Setup(
+        setup = Setup(
             config=config,
             dataset=dataset.scaled(scaling),
             task=chosen_task,
@@ -238,8 +368,9 @@ def _run(
             given=network,
             own_optimizer=compiled.optimizer,
         )
+        return setup
 
-    summary = pipeline.run_setup(make_setup, config, folder, overwrite)
+    summary = pipeline.run_setup(make_setup, config, folder, overwrite, forewarn=prepare is None)
     prefix = "shrunk/" if (folder / "shrunk" / "model.keras").is_file() else ""
     paths = {
         one.name: folder / prefix / one.file_name

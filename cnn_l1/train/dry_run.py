@@ -41,7 +41,7 @@ def forewarn_of_range(setup: Setup) -> None:
     scaling = setup.dataset.train.scaling
 
     def outputs_of(inputs: np.ndarray) -> Any:
-        return given.predict(scaled(inputs, scaling), verbose=0)
+        return np.asarray(given(scaled(inputs, scaling), training=False))
 
     text = wrong_range_warning(
         outputs_of,
