@@ -29,6 +29,9 @@ CHANNEL_BYTES = 12.0
 # Zero points are zeros, and layers with as many channels share theirs.
 ZERO_POINT_BYTES = 8
 
+# Kept free of a limit in bytes: later values of weights and ranges may take so much more.
+RESERVE = {"bytes": 32}
+
 _default: list[Measure] = []
 
 
@@ -46,7 +49,7 @@ class Budgets:
     """Limits of one or more figures of a network without some channels.
 
     What counts is the load: the largest of the figures in units of their limits, 1 where
-    all are met and one is used up.
+    all are met and one is used up. Of a file's bytes a few are kept free (`RESERVE`).
 
     Args:
         costs: Counts multiply-adds and what decides a file's size.
@@ -58,6 +61,7 @@ class Budgets:
         self, costs: ChannelCosts, spaces: Sequence[ChannelSpace], limits: Mapping[str, int]
     ) -> None:
         self.costs, self.spaces, self.limits = costs, spaces, dict(limits)
+        self.aims = {name: max(1, n - RESERVE.get(name, 0)) for name, n in limits.items()}
         self.of_files = [name for name in limits if name in OF_FILES]
         # `{name: (a channel, the rest)}`: bytes besides weights, or besides what is alive.
         self.lines = dict.fromkeys(self.of_files, (CHANNEL_BYTES, 0.0))
@@ -81,7 +85,12 @@ class Budgets:
 
     def load_of(self, figures: Mapping[str, float]) -> float:
         """The largest of some figures, in units of their limits."""
-        return max(figures[name] / limit for name, limit in self.limits.items())
+        return max(figures[name] / aim for name, aim in self.aims.items())
+
+    def lowest(self, tolerance: float) -> float:
+        """The load that is near enough to 1, for a tolerance in units of the limits."""
+        nearest = min((1.0 - tolerance) * self.limits[n] / aim for n, aim in self.aims.items())
+        return min(nearest, 1.0)
 
     def prices(self, gone: Sequence[Array], trials: Sequence[Sequence[Array]]) -> list[float]:
         """What each of some further channels costs, in the figure that is exceeded most.
@@ -91,7 +100,7 @@ class Budgets:
             trials: The same and one further channel, for each that is asked for.
         """
         figures = self.figures(gone)
-        name = max(self.limits, key=lambda one: figures[one] / self.limits[one])
+        name = max(self.limits, key=lambda one: figures[one] / self.aims[one])
         before = self._figures(gone, smooth=True)[name]
         saved = [before - self._figures(trial, smooth=True)[name] for trial in trials]
         if name == "ram_bytes":

@@ -74,13 +74,14 @@ class ChannelSetpoint(Setpoint):
             for name, limit in limits.items()
         }
         self.budgets = Budgets(self.costs, self.spaces, whole_numbers)
+        self.lowest = self.budgets.lowest(tolerance)
         least = self._fit_estimates()
         self.total = self.budgets.load(nothing)
         self.is_met = self.total <= 1.0
         self.optimizer = optimizer
         self._check_limits(least, self.budgets.figures(nothing))
         # A channel of zeros does not come back: after a ReLU it has no gradient.
-        floor = 1.0 - tolerance
+        floor = self.lowest
         super().__init__(optimizer, 1.0 - 1.0 / max(self.total, 1.0), floor, OVERSHOOT)
 
     def _fit_estimates(self) -> dict[str, float]:
@@ -97,15 +98,16 @@ class ChannelSetpoint(Setpoint):
 
     def _check_limits(self, least: Mapping[str, float], whole: Mapping[str, float]) -> None:
         for name, limit in self.budgets.limits.items():
-            if least[name] > limit:
+            needed = least[name] + limit - self.budgets.aims[name]
+            if needed > limit:
                 if self.board is not None:
                     raise TargetError(
-                        f"target.board: expected room for {least[name]:,.0f} "
+                        f"target.board: expected room for {needed:,.0f} "
                         f"{MEANINGS[name]}, which the network needs at its smallest. "
                         f"Received: {self.board!r}, which has {limit:,} for it"
                     )
                 raise TargetError(
-                    f"target.{name}: expected at least {least[name]:,.0f}, which the network "
+                    f"target.{name}: expected at least {needed:,.0f}, which the network "
                     f"needs at its smallest. Received: {limit:,}"
                 )
         if self.is_met and self.board is None:
@@ -136,7 +138,7 @@ class ChannelSetpoint(Setpoint):
         load = (1.0 - target) * self.total
         limits = self.budgets.limits
         if len(limits) == 1:
-            load = round(load * next(iter(limits.values())))
+            load = round(load * next(iter(self.budgets.aims.values())))
         found = {name: round(figure) for name, figure in self.figures.items()}
         return {"strength_scale": self.scale(), "target": load, **found}
 
@@ -155,7 +157,7 @@ class ChannelSetpoint(Setpoint):
             # Not as they were fitted just now: to a network that has lost channels.
             self.total = float(state[7])
             self.target = 1.0 - 1.0 / self.total
-            self.controller = StrengthController(self.target, 1.0 - self.tolerance, OVERSHOOT)
+            self.controller = StrengthController(self.target, self.lowest, OVERSHOOT)
             self.budgets.resume(state[8:])
         super().resume(state)
         self.left_before, self.taken = float(state[4]), bool(state[5])
@@ -223,7 +225,7 @@ class ChannelSetpoint(Setpoint):
             found = self.budgets.load_of(real)
             if found <= 1.0 and (best is None or found > best[0]):
                 best = found, gone, real
-            if 1.0 - self.tolerance <= found <= 1.0:
+            if self.lowest <= found <= 1.0:
                 break
         if best is None:
             return gone  # `missed` says so
@@ -286,7 +288,7 @@ class ChannelSetpoint(Setpoint):
             ]
         candidates.sort()
         chosen = importance.choose(
-            candidates, gone, self.budgets.load, load, self.tolerance, exactly
+            candidates, gone, self.budgets.load, load, 1.0 - self.lowest, exactly
         )
         if at_least_one and candidates and all(map(np.array_equal, chosen, gone)):
             chosen[candidates[0].group][candidates[0].channel] = True
@@ -321,10 +323,10 @@ class ChannelSetpoint(Setpoint):
             real = self._figures_of_file()
         if "macs" in self.budgets.limits:
             real = {**real, "macs": plan_shrink(self.model).macs_after}
-        load = self.budgets.load_of(real)
-        if 1.0 - self.tolerance <= load <= 1.0:
-            return ""
         limits = self.budgets.limits
+        used = max(real[name] / limit for name, limit in limits.items())
+        if 1.0 - self.tolerance <= used <= 1.0:
+            return ""
         wanted = " and ".join(f"{limit:,} {MEANINGS[name]}" for name, limit in limits.items())
         received = " and ".join(f"{real[name]:,}" for name in limits)
         return (

@@ -13,6 +13,7 @@ from cnn_l1.config.boards import Board
 from cnn_l1.export.file_costs import int8_costs
 from cnn_l1.shrink.removal import apply_shrink, plan_shrink
 from cnn_l1.sparsity import target_arguments
+from cnn_l1.sparsity.budgets import RESERVE
 from cnn_l1.sparsity.channel_setpoint import ChannelSetpoint
 from cnn_l1.sparsity.setpoints import TargetError
 from cnn_l1.sparsity.targets import TargetWarning
@@ -91,9 +92,9 @@ def test_estimates_are_near_the_real_files(make):
         estimated = setpoint.budgets.figures(gone)
         real = setpoint._figures_of_file(gone)
         # Exact at both ends; between them files are aligned, and layers share zero points.
-        limits = {"bytes": 0.03, "ram_bytes": 0.015} if share else dict.fromkeys(real, 1e-9)
+        near = 0.03 if share else 1e-9
         for name, figure in real.items():
-            assert estimated[name] == pytest.approx(figure, rel=limits[name])
+            assert estimated[name] == pytest.approx(figure, rel=near)
     for array, now in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(array, now)  # measuring left the model as it was
 
@@ -102,10 +103,19 @@ def test_measured_figures_are_those_of_the_exported_file(tmp_path):
     model = stack()
     kernel = model.get_layer("second").kernel
     kernel.assign(kernel * (np.arange(24) > 3))
+    for variable in model.trainable_variables:
+        if variable.name in ("bias", "beta") and "second" not in variable.path:
+            variable.assign(np.linspace(0.1, 0.2, *variable.shape))
+    model.get_layer("second").bias.assign(0.1 * np.arange(24) * (np.arange(24) > 3))
     size, arena = exported(model, tmp_path)
-    assert int8_costs(model) == {"bytes": size, "ram_bytes": arena}
-    assert int8_costs(model, ["bytes"]) == {"bytes": size}
-    assert size < int8_costs(stack(), ["bytes"])["bytes"] - 3 * 9 * 16
+    # Where quantized ranges are alike, a file has them once: a few bytes by the data.
+    found = int8_costs(model, samples=X[:50])
+    assert found["bytes"] == pytest.approx(size, abs=RESERVE["bytes"])
+    assert found["ram_bytes"] == arena
+    assert set(int8_costs(model, ["bytes"])) == {"bytes"}
+    # Twelve bytes a channel besides its weights, of one layer and of the next.
+    whole = int8_costs(stack(), ["bytes"])["bytes"]
+    assert whole - size == pytest.approx(4 * (9 * 16 + 12 + 9 * 32), abs=64)
 
 
 # --- Targets that are met --------------------------------------------------------
@@ -116,22 +126,22 @@ def test_a_file_has_the_bytes_that_were_asked_for(tmp_path):
     history = trained(model, bytes=9000)
     size, _ = exported(model, tmp_path)
     assert 0.97 * 9000 <= size <= 9000
-    assert history["target"][-1] == 9000
+    assert history["target"][-1] == 9000 - RESERVE["bytes"]
     assert history["bytes"][-1] == pytest.approx(size, rel=0.005)
 
 
 def test_an_arena_has_the_bytes_that_were_asked_for(tmp_path):
     model = stack()
     whole, _ = exported(stack(), tmp_path)
-    trained(model, ram_bytes=4000)
+    trained(model, ram_bytes=3200)
     size, arena = exported(model, tmp_path)
-    assert 0.97 * 4000 <= arena <= 4000
-    # Channels that take no part in it stay, as far as bytes of a channel's scales allow.
-    assert size > 0.5 * whole
+    assert 0.97 * 3200 <= arena <= 3200
+    # Channels of layers where memory is not full cost next to nothing of it, and stay.
+    assert size > 0.6 * whole
     assert (np.array(model.get_layer("units").kernel) != 0).any(axis=0).sum() > 24
 
 
-@pytest.mark.parametrize(("limits", "tight"), [((7000, 4400), 0), ((16000, 3900), 1)])
+@pytest.mark.parametrize(("limits", "tight"), [((6000, 3600), 0), ((13000, 3000), 1)])
 def test_of_two_limits_both_are_met_and_one_is_used_up(tmp_path, limits, tight):
     model = stack()
     trained(model, bytes=limits[0], ram_bytes=limits[1])
@@ -153,13 +163,13 @@ def test_a_part_of_the_multiply_adds():
 
 
 def test_a_board_has_a_quarter_left_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(target_arguments, "board_of", lambda _: Board("Small", 12000, 6000))
+    monkeypatch.setattr(target_arguments, "board_of", lambda _: Board("Small", 12000, 4400))
     model = stack()
     trained(model, board="small")
     size, arena = exported(model, tmp_path)
     assert size <= 9000
-    assert arena <= 4500
-    assert size >= 0.97 * 9000 or arena >= 0.97 * 4500
+    assert arena <= 3300
+    assert size >= 0.97 * 9000 or arena >= 0.97 * 3300
 
 
 def test_a_network_that_a_board_has_room_for_is_left_alone(capsys):
@@ -193,10 +203,11 @@ def test_the_least_that_is_named_is_possible():
     with pytest.raises(TargetError) as caught:
         trained(model, bytes=1)
     least = int(str(caught.value).split("at least ")[1].split(", which")[0].replace(",", ""))
-    assert least == int8_costs(stack(1, 1, 1), ["bytes"])["bytes"]
+    smallest = int8_costs(stack(1, 1, 1), ["bytes"])["bytes"]
+    assert least == pytest.approx(smallest + RESERVE["bytes"], abs=RESERVE["bytes"])
     model = stack()
     trained(model, bytes=least)
-    assert int8_costs(model, ["bytes"]) == {"bytes": least}
+    assert int8_costs(model, ["bytes"])["bytes"] <= least
 
 
 def test_a_board_that_is_too_small_says_what_it_has(monkeypatch):
