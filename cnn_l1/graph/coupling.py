@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from cnn_l1.graph.channel_labels import Analysis, Slice
+from cnn_l1.graph.layer_weights import own_variables
 from cnn_l1.graph.operation_rules import is_augmentation, rule_of
-from cnn_l1.graph.reading import Call, read_graph
+from cnn_l1.graph.reading import Call, as_functional, read_graph
+from cnn_l1.process import keras_internals
 
 
 def analyse(model: Any, with_constants: bool = True) -> Analysis:
@@ -82,7 +84,8 @@ class ChannelSpace:
 def channel_spaces(model: Any) -> list[ChannelSpace]:
     """The removable channels of a model, for penalties that zero whole channels.
 
-    By the same labels that `plan_shrink` removes channels by, whatever the weights.
+    By the same labels that `plan_shrink` removes channels by, whatever the weights. Channels
+    that a frozen weight makes or scales are left out: training must leave them as they are.
 
     Returns:
         A list of `ChannelSpace`s, in the model's order.
@@ -102,8 +105,11 @@ def spaces_of(analysis: Analysis) -> list[ChannelSpace]:
             label = parents[label]
         return label
 
+    layers_with_slices = list(layer_slices_of(analysis))
+    for s in _frozen(layers_with_slices):
+        pinned[s.labels] = True
     slices = []
-    for call, layer_slices in layer_slices_of(analysis):
+    for call, layer_slices in layers_with_slices:
         own = [s for s in layer_slices if s.role == "own" and s.variable.trainable]
         slices += [(call.name, s) for s in own]
         rule = analysis.rules[call]
@@ -128,6 +134,36 @@ def spaces_of(analysis: Analysis) -> list[ChannelSpace]:
                 members.append(Member(s.variable, s.axis, index, name))
         found.append(ChannelSpace(len(number), tuple(members), tuple(map(int, number))))
     return found
+
+
+def beside_frozen(model: Any) -> frozenset[int]:
+    """Ids of a model's trainable weights with a channel that a frozen weight has too.
+
+    None for a model that is no graph, where it is not known which weights go together.
+    """
+    if as_functional(model) is None:
+        return frozenset()
+    analysis = analyse(model, with_constants=False)
+    layers_with_slices = list(layer_slices_of(analysis))
+    frozen = np.zeros(analysis.count, bool)
+    for s in _frozen(layers_with_slices):
+        frozen[s.labels] = True
+    return frozenset(
+        id(s.variable)
+        for _, slices in layers_with_slices
+        for s in slices
+        if s.role == "own" and s.variable.trainable and frozen[s.labels].any()
+    )
+
+
+def _frozen(layers_with_slices: list[tuple[Call, list[Slice]]]) -> Iterator[Slice]:
+    """What makes channels, or scales them, and was made to be trained but is not."""
+    for call, slices in layers_with_slices:
+        inner = keras_internals.flatten_layers(call.operation)
+        made = {id(v) for layer in inner for v in own_variables(layer)}
+        for s in slices:
+            if s.role == "own" and not s.variable.trainable and id(s.variable) in made:
+                yield s
 
 
 def layer_slices_of(analysis: Analysis) -> Iterator[tuple[Call, list[Slice]]]:

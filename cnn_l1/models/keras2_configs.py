@@ -2,7 +2,10 @@
 
 import copy
 import dataclasses
+import inspect
 from typing import Any
+
+import keras
 
 from cnn_l1.errors import CnnL1Error
 
@@ -35,6 +38,11 @@ REMOVED: dict[str, dict[str, tuple]] = {
     # Keras 3 reads the text as the function of this name.
     "Attention": {"score_mode": ("dot",)},
     "BatchNormalization": {"renorm": (False,), "virtual_batch_size": (None,), "fused": (ANY,)},
+}
+# Settings that a later Keras 3 has again: a file of Keras 3 keeps them where it is there.
+RETURNED = {
+    "BatchNormalization": {"renorm"}
+    & inspect.signature(keras.layers.BatchNormalization).parameters.keys()
 }
 RENAMED_CLASSES = {"Model": "Functional", "BatchNormalizationV1": "BatchNormalization"}
 # Activations of the same name that compute something else.
@@ -131,7 +139,8 @@ class _Mender:
         if not isinstance(settings, dict):
             return
         for key, accepted in REMOVED.get(name, {}).items():
-            self.leave_out(settings, key, accepted, place)
+            if self.is_old or key not in RETURNED.get(name, ()):
+                self.leave_out(settings, key, accepted, place)
         if "module" in node and name != "InputLayer" and self.is_old:
             # The input layer beside it has the shape.
             settings.pop("batch_input_shape", None)

@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from cnn_l1.graph.costs import ChannelCosts
-from cnn_l1.graph.coupling import ChannelSpace, Member, analyse, spaces_of
+from cnn_l1.graph.coupling import ChannelSpace, Member, analyse, beside_frozen, spaces_of
 from cnn_l1.graph.layer_kinds import is_kernel
 from cnn_l1.graph.layer_weights import leaf_layers
 from cnn_l1.sparsity import misuse
@@ -269,7 +269,8 @@ def attach_groups(
 
     Each channel that `coupling.channel_spaces` finds is a group: see
     `CoupledGroupL1`. Kernels that make no such channel, as the last layer's, get
-    `L1(l1_strength · l1_ratio)`. All other penalties of `cnn_l1` are taken off.
+    `L1(l1_strength · l1_ratio)`. All other penalties of `cnn_l1` are taken off. Channels that
+    a frozen layer makes or scales are no groups, and stay.
 
     Like `attach` it sets `variable.regularizer`: `model.save` still writes a plain
     Keras model. Layers to be frozen must be so before.
@@ -373,7 +374,8 @@ def attach_slimming(model: keras.Model, l1_strength: float) -> list[str]:
 
     `l1_strength · Σ|γ|`, the penalty of Network Slimming (Liu et al., Learning
     efficient convolutional networks through network slimming, 2017, eq. 1). It
-    leaves the penalties on all other variables as they are.
+    leaves the penalties on all other variables as they are. Scales of channels that a frozen
+    layer makes get none.
 
     Args:
         model: A built `keras.Model`.
@@ -388,7 +390,9 @@ def attach_slimming(model: keras.Model, l1_strength: float) -> list[str]:
     """
     penalty = L1(l1_strength)
     norms = [x for x in leaf_layers(model) if isinstance(x, keras.layers.BatchNormalization)]
+    frozen = beside_frozen(model)
     scales = {id(v): v for norm in norms for v in norm.trainable_variables if v is norm.gamma}
+    scales = {key: v for key, v in scales.items() if key not in frozen}
     if not scales:
         kinds = dict.fromkeys(type(layer).__name__ for layer in leaf_layers(model))
         raise ValueError(

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from cnn_l1.graph.coupling import channel_spaces
+from cnn_l1.graph.coupling import beside_frozen, channel_spaces
 from cnn_l1.graph.layer_weights import leaf_layers
 from cnn_l1.graph.loss_check import check_loss
 from cnn_l1.sparsity import counting
@@ -128,7 +128,8 @@ def apply_threshold(
     if of == "channels":
         planned, changed = _channel_plan(model, threshold, relative_threshold, empty_layers)
     else:
-        variables = counting.scales(model)
+        frozen = beside_frozen(model)
+        variables = [(n, v) for n, v in counting.scales(model) if id(v) not in frozen]
         if of == "weights":
             variables = counting.kernels(model, frozen=False)
         planned, changed = [], 0
@@ -181,6 +182,8 @@ def zero_shifts_without_scale(model: keras.Model) -> None:
     and leaves the difference to fine-tuning; zero, it can be removed exactly.
     """
     for layer in leaf_layers(model):
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.scale and layer.center:
+        if not isinstance(layer, keras.layers.BatchNormalization):
+            continue
+        if layer.scale and layer.center and layer.gamma.trainable and layer.beta.trainable:
             shift = ops.convert_to_tensor(layer.beta)
             layer.beta.assign(ops.where(ops.equal(layer.gamma, 0), ops.zeros_like(shift), shift))

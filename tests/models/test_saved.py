@@ -390,3 +390,13 @@ def test_compiled_again_with_the_names_of_today(tmp_path):
     assert loaded.loss.reduction == "sum_over_batch_size"
     loaded.fit(values(8, 4), np.arange(8) % 3, verbose=0)
     assert not load_model(tmp_path / "m.h5").compiled
+
+
+@pytest.mark.parametrize("name", ["new.keras", "new.h5"])
+def test_batch_norm_of_this_keras_needs_no_mending(name, tmp_path):
+    """Keras 3.15 writes `renorm`, as Keras 2 did, and has it."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization()])
+    model.save(tmp_path / name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MendedWarning)
+        load_model(tmp_path / name)
