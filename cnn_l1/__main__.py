@@ -16,6 +16,7 @@ import cnn_l1
 PACKAGES = ("train", "sweep", "shrink")
 
 COMMANDS = {
+    "init": "write a commented config to start from, for your data and model",
     "train": "train a config's network, export it and measure the files",
     "sweep": "train along strengths λ and choose one on validation data",
     "shrink": "take channels that can go out of a saved Keras model",

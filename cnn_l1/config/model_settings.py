@@ -180,7 +180,7 @@ SOURCES: dict[str, frozenset[str]] = {
 }
 NEEDED = {"file": "path", "function": "function", "application": "application"}
 # Settings that builders alone have.
-OF_BUILDERS = frozenset({"blocks", "pointwise", "width", "dropout", "initial_weights"})
+OF_BUILDERS = frozenset({"blocks", "pointwise", "width", "dropout"})
 INPUT_RANGE = Literal["0-255", "0-1", "-1-1", "standardized"]
 
 

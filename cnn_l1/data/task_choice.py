@@ -11,7 +11,7 @@ from cnn_l1.config.loading import ConfigError
 from cnn_l1.config.training_settings import TrainingConfig
 from cnn_l1.data.keras_names import find_loss, find_metric
 from cnn_l1.data.splits import Description
-from cnn_l1.data.tasks import SeveralTasks, Task
+from cnn_l1.data.tasks import DECIDED, SeveralTasks, Task
 from cnn_l1.graph.loss_check import last_activation, named_outputs
 from cnn_l1.graph.reading import as_functional
 from cnn_l1.process import keras_internals
@@ -48,6 +48,12 @@ def task_of(training: TrainingConfig, about: Description, model: keras.Model | N
         return _several(training, about, model, tensors)
     tensor = next(iter(tensors.values()), None)
     return _one(training, about, tensor, "training")
+
+
+def is_decided(training: TrainingConfig, about: Description) -> bool:
+    """Whether a network decides, and is scored by its accuracy; else it gives values."""
+    kind = training.task if training.task != "auto" else _kind(training.loss, about, None)
+    return kind in DECIDED and not about.outputs
 
 
 def outputs_needed(training: TrainingConfig, about: Description) -> Any:

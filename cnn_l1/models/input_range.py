@@ -6,6 +6,7 @@ says what a network of the user's own takes, and an application knows it by its 
 autoencoder's always are, for its target is its input.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -135,14 +136,49 @@ def _wanted(
     return None if chosen == "0-255" else _pixels(chosen)
 
 
-def wrong_range_warning(
+@dataclasses.dataclass(frozen=True)
+class BetterRange:
+    """A range of inputs on which a network scores clearly better than as it gets them now.
+
+    Attributes:
+        name: As `model.input_range` has it; `"none"` for series and features as they are.
+        now: The accuracy, or the loss, on inputs as they are now.
+        better: The same on inputs of this range.
+        examples: How many examples that is of.
+        is_accuracy: Whether they are accuracies.
+    """
+
+    name: str
+    now: float
+    better: float
+    examples: int
+    is_accuracy: bool = True
+
+    def __str__(self) -> str:
+        is_raw = self.name in ("0-255", "none")
+        setting = f"set model.input_range: {self.name}"
+        advice = "leave model.input_range out" if self.name == "none" else setting
+        where = "unscaled" if is_raw else f"at {self.name}"
+        count = f"{self.examples} training examples"
+        if self.is_accuracy:
+            return (
+                f"model.input_range: the network is right for {self.now:.0%} of {count} as the "
+                f"data are and for {self.better:.0%} {where}: {advice}"
+            )
+        return (
+            f"model.input_range: the network has a loss of {self.now:.3g} on {count} as the data "
+            f"are and of {self.better:.3g} {where}: {advice}"
+        )
+
+
+def better_range(
     outputs_of: Callable[[np.ndarray], Any],
     inputs: np.ndarray,
     score: Callable[[Any], float],
     scaling_now: InputScaling | None = None,
     statistics: InputStatistics | None = None,
     is_accuracy: bool = True,
-) -> str | None:
+) -> BetterRange | None:
     """Whether a network with trained weights does far better on inputs of another range.
 
     Args:
@@ -154,8 +190,8 @@ def wrong_range_warning(
         is_accuracy: Whether `score` is the fraction that is right. Default `True`.
 
     Returns:
-        One line that names the better range, or `None`: where none has an accuracy higher by
-        0.1, or half the loss.
+        The better range, as text one line that names it; `None` where none has an accuracy
+        higher by 0.1, or half the loss.
     """
     raw = np.asarray(inputs, "float32")
     candidates: dict[str, InputScaling | None] = {"0-255" if raw.ndim == 4 else "none": None}
@@ -173,18 +209,7 @@ def wrong_range_warning(
     better = scores[best]
     if not (better >= now + BETTER_BY if is_accuracy else better <= LOWER_BY * now):
         return None
-    count = f"{len(raw)} training examples"
-    advice = "leave model.input_range out" if best == "none" else f"set model.input_range: {best}"
-    where = "unscaled" if candidates[best] is None else f"at {best}"
-    if is_accuracy:
-        return (
-            f"model.input_range: the network is right for {now:.0%} of {count} as the data are "
-            f"and for {better:.0%} {where}: {advice}"
-        )
-    return (
-        f"model.input_range: the network has a loss of {now:.3g} on {count} as the data are and "
-        f"of {better:.3g} {where}: {advice}"
-    )
+    return BetterRange(best, now, better, len(raw), is_accuracy)
 
 
 def _done(x: np.ndarray, scaling: InputScaling | None) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 from cnn_l1.config.loading import Config, with_settings
 from cnn_l1.config.sweep_settings import BudgetConfig
 from cnn_l1.data import sets
+from cnn_l1.data.task_choice import is_decided
 from cnn_l1.process.failures import known_failure
 from cnn_l1.sweep.engines import Job, into
 from cnn_l1.sweep.plan import base_of
@@ -118,5 +119,12 @@ def test_chosen(
 
 
 def is_classification(config: Config) -> bool:
-    """Whether the data's targets are classes."""
-    return sets.describe(config.data).class_names is not None
+    """Whether files are scored by accuracy, else by their mean squared error."""
+    # Own data are read to be described: once in a sweep.
+    key = config.data.model_dump_json() + config.training.model_dump_json()
+    if key not in _CLASSIFIES:
+        _CLASSIFIES[key] = is_decided(config.training, sets.describe(config.data))
+    return _CLASSIFIES[key]
+
+
+_CLASSIFIES: dict[str, bool] = {}

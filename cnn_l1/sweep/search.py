@@ -105,7 +105,12 @@ def check_network(config: Config) -> None:
     """
 
     network, about = untrained_network(config)
-    if config.sweep.rule == "max_drop" and about.class_names is None:
+    if about.outputs:
+        raise ConfigError(
+            "training.outputs: expected a network with one output, for a sweep chooses by one "
+            f"score. Received: {', '.join(about.outputs)}"
+        )
+    if config.sweep.rule == "max_drop" and not is_classification(config):
         raise ConfigError(
             "sweep.rule: expected 'best' or 'one_standard_error', for targets that are numbers. "
             "Received: 'max_drop', which counts points of accuracy"

@@ -16,11 +16,20 @@ NO_PENALTY: dict = {
 }
 
 
+# A network that is given with its weights is the dense baseline as it is.
+NO_TRAINING: dict = {
+    "training.epochs": 0,
+    "fine_tuning.epochs": 0,
+    "shrink.fine_tuning_epochs": 0,
+}
+
+
 def dense_baseline(config: Config) -> Config:
     """A config's dense baseline: same network, data, stages and epochs, and no penalty.
 
     Its stages are the sparse network's: `training`, `fine_tuning`, and
-    `shrink.fine_tuning_epochs`, which it trains too, though no channel goes.
+    `shrink.fine_tuning_epochs`, which it trains too, though no channel goes. Of a network
+    that comes with its weights, the network as it is.
 
     Args:
         config: A `Config`.
@@ -31,4 +40,7 @@ def dense_baseline(config: Config) -> Config:
     Raises:
         ConfigError: If the settings do not go together.
     """
-    return with_settings(config, NO_PENALTY)
+    settings = NO_PENALTY
+    if config.model.has_weights:
+        settings = settings | NO_TRAINING
+    return with_settings(config, settings)

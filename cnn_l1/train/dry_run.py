@@ -10,7 +10,7 @@ from cnn_l1.config import loading as configs
 from cnn_l1.config.loading import Config
 from cnn_l1.data.splits import scaled
 from cnn_l1.export import formats
-from cnn_l1.models.input_range import scaling_inside, wrong_range_warning
+from cnn_l1.models.input_range import BetterRange, better_range, scaling_inside
 from cnn_l1.models.setup import Setup
 from cnn_l1.models.untrained import untrained_network
 from cnn_l1.runs import exported_files
@@ -29,29 +29,29 @@ def dry_run(config: Config) -> None:
 
 def forewarn_of_range(setup: Setup) -> None:
     """Print a warning where a network with weights is right on inputs of another range."""
+    found = range_of(setup)
+    if found is not None:
+        print(f"Warning: {found}")
+
+
+def range_of(setup: Setup) -> BetterRange | None:
+    """The range of inputs that a network with weights is right on, if another than now."""
     task = setup.task
     if setup.given is None or task.kind not in ("classes", "binary"):
-        return
+        return None
     given: Any = setup.given
+    scaling = setup.dataset.train.scaling
     raw = dataclasses.replace(setup.dataset.train, scaling=None)
     labels = np.asarray(raw.first_targets(RANGE_EXAMPLES))
-    about = setup.dataset.about
-    config = setup.config.model
-    now = scaling_inside(config, about.input_shape, setup.statistics)
-    scaling = setup.dataset.train.scaling
-
-    def outputs_of(inputs: np.ndarray) -> Any:
-        return np.asarray(given(scaled(inputs, scaling), training=False))
-
-    text = wrong_range_warning(
-        outputs_of,
+    shape = setup.dataset.about.input_shape
+    inside = scaling_inside(setup.config.model, shape, setup.statistics)
+    return better_range(
+        lambda inputs: np.asarray(given(scaled(inputs, scaling), training=False)),
         raw.sample(RANGE_EXAMPLES),
         lambda outputs: float(np.mean(task.decide(outputs) == labels)),
-        scaling if scaling is not None else now,
+        scaling if scaling is not None else inside,
         setup.statistics,
     )
-    if text is not None:
-        print(f"Warning: {text}")
 
 
 def forewarn_of_formats(network: keras.Model, config: Config, samples: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from cnn_l1.models.input_range import (
     input_scaling,
     rescaling,
     scaling_inside,
-    wrong_range_warning,
+    better_range,
 )
 
 IMAGE, SERIES, FEATURES = (4, 4, 2), (6, 2), (2,)
@@ -119,21 +119,21 @@ def mean_of(x):
 
 def test_a_range_with_far_more_right_is_named():
     share = LABELS.mean()
-    assert wrong_range_warning(mean_of, PIXELS, accuracy) == (
+    assert str(better_range(mean_of, PIXELS, accuracy)) == (
         f"model.input_range: the network is right for {share:.0%} of 256 training examples as "
         "the data are and for 100% at 0-1: set model.input_range: 0-1"
     )
     inside = InputScaling((1 / 255,), (0.0,), "")
-    assert wrong_range_warning(lambda x: mean_of(x / 255), PIXELS, accuracy, inside) is None
+    assert better_range(lambda x: mean_of(x / 255), PIXELS, accuracy, inside) is None
 
 
 def test_a_scaling_that_should_not_be_is_named():
     """The network takes raw pixels, and is given −1 to 1."""
     now = InputScaling((1 / 127.5,), (-1.0,), "")
-    found = wrong_range_warning(
+    found = better_range(
         lambda x: (x / 127.5 - 1).mean(axis=(1, 2, 3)) / 255, PIXELS, accuracy, now
     )
-    assert found.endswith("and for 100% unscaled: set model.input_range: 0-255")
+    assert str(found).endswith("and for 100% unscaled: set model.input_range: 0-255")
 
 
 def test_a_range_with_a_far_lower_loss_is_named():
@@ -144,16 +144,16 @@ def test_a_range_with_a_far_lower_loss_is_named():
         return np.mean((outputs - targets) ** 2)
 
     settings = {"statistics": STATISTICS, "is_accuracy": False}
-    found = wrong_range_warning(lambda x: x, rows, loss, **settings)
-    assert found == (
+    found = better_range(lambda x: x, rows, loss, **settings)
+    assert str(found) == (
         f"model.input_range: the network has a loss of {loss(rows):.3g} on 100 training examples "
         "as the data are and of 0.25 at standardized: set model.input_range: standardized"
     )
-    assert wrong_range_warning(lambda x: (x - [10, 20]) / [2, 0.5], rows, loss, **settings) is None
+    assert better_range(lambda x: (x - [10, 20]) / [2, 0.5], rows, loss, **settings) is None
 
 
 def test_a_little_better_is_no_reason():
     scores = iter([0.5, 0.5, 0.59, 0.5])
-    assert wrong_range_warning(mean_of, PIXELS, lambda _: next(scores)) is None
+    assert better_range(mean_of, PIXELS, lambda _: next(scores)) is None
     scores = iter([0.5, 0.5, 0.61, 0.5])
-    assert wrong_range_warning(mean_of, PIXELS, lambda _: next(scores)) is not None
+    assert better_range(mean_of, PIXELS, lambda _: next(scores)) is not None
