@@ -48,6 +48,7 @@ def own_model(
     """
     input_shape = tuple(input_shape)
     if config.name == "file":
+        _check_policy(config)
         model = _of_file(config)
         return _fitted(model, config, input_shape, outputs, statistics, _of(config))
     if config.name == "function":
@@ -80,6 +81,7 @@ def given_model(
     """
     if not isinstance(model, keras.Model):
         raise ConfigError(f"model: expected a keras.Model. Received: {type(model).__name__}")
+    _check_policy(config)
     source = Source("model", model.name)
     return _fitted(model, config, tuple(input_shape), outputs, statistics, source)
 
@@ -100,6 +102,15 @@ def _of(config: ModelConfig) -> Source:
     if config.name == "file":
         return Source("model.path", pathlib.Path(str(config.path)).name)
     return Source("model.function", str(config.function))
+
+
+def _check_policy(config: ModelConfig) -> None:
+    """Raise where a policy is asked for that layers which exist already would not take."""
+    if config.dtype_policy != "float32":
+        raise ConfigError(
+            f"model.dtype_policy: expected none for name {config.name}, whose layers have their "
+            f"own. Received: {config.dtype_policy}"
+        )
 
 
 def _of_file(config: ModelConfig) -> keras.Model:

@@ -8,6 +8,7 @@ import pytest
 
 from cnn_l1.config import loading as configs
 from cnn_l1.config.loading import ConfigError
+from cnn_l1.export.tflite import export_tflite
 from cnn_l1.graph.reading import as_functional
 from cnn_l1.models import applications
 from cnn_l1.models.input_range import input_scaling
@@ -52,14 +53,15 @@ def test_preprocessing_is_that_of_keras(application, arguments, normalization):
     config = section(application, arguments=arguments, normalization=normalization)
     model = own_model(config, (32, 32, 3), 5)
     function = applications.find(application)
+    keras.utils.set_random_seed(1)
     plain = function(include_top=False, weights=None, input_shape=(32, 32, 3), **arguments)
     module = sys.modules[function.__module__]
+    # Made with the same seed, and so of the same weights; what reads blue first is turned round.
     weights = [v for layer in model.layers if "head" not in layer.name for v in layer.weights]
-    assert len(weights) == len(plain.weights)
     flips = application == "VGG16"
     for number, (ours, theirs) in enumerate(zip(weights, plain.weights, strict=True)):
-        assert ours.shape == theirs.shape
-        theirs.assign(keras.ops.flip(ours, axis=2) if flips and number == 0 else ours)
+        expected = keras.ops.flip(theirs, axis=2) if flips and number == 0 else theirs
+        np.testing.assert_array_equal(ours, expected)
     pixels = images((2, 32, 32, 3))
     expected = plain(module.preprocess_input(pixels.copy()))
     given = pixels
@@ -143,6 +145,17 @@ def test_gray_images():
     # Mean of the three channels' scales and offsets.
     scaling = applications.preprocessing(section("ResNet50"), (32, 32, 1)).scaling
     np.testing.assert_allclose(scaling.offset, [-(123.68 + 116.779 + 103.939) / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("application", "arguments"),
+    [("MobileNet", {"alpha": 0.25}), ("MobileNetV3Small", {"alpha": 0.75, "minimalistic": True})],
+)
+def test_files_take_raw_pixels(application, arguments, tmp_path):
+    """`export_tflite` compares the file with the model; the second is shown gray as colours."""
+    keras.utils.set_random_seed(1)
+    model = own_model(section(application, arguments=arguments), (32, 32, 1), 5)
+    export_tflite(model, tmp_path / "a.tflite", calibration_data=images((8, 32, 32, 1)))
 
 
 def test_weights_of_a_file(tmp_path):

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers, ops
+from user_models import MODELS
 
 from cnn_l1.graph.layer_kinds import kind_of
+from cnn_l1.graph.reading import read_graph
 from cnn_l1.models.flat_copies import FlatError, flat_copy
 from cnn_l1.shrink.removal import plan_shrink
 
@@ -195,3 +197,25 @@ def test_two_inputs_are_refused():
     a, b = keras.Input((2,)), keras.Input((2,))
     with pytest.raises(FlatError, match=r"one input\. Received: 2"):
         flat_copy(keras.Model([a, b], layers.Add()([a, b])), (2,))
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("siamese", "table")])
+def test_models_of_users(name):
+    """All that have one input: recurrent, shared and nested layers, operations, lambdas."""
+    keras.utils.set_random_seed(1)
+    model = MODELS[name]()
+    (value,) = read_graph(model).inputs
+    shape = tuple(size or 12 for size in value.shape[1:])
+    flat = flat_copy(model, shape)
+    assert flat.input_shape == (None, *shape)
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(0, 5, (2, *shape)).astype(value.tensor.dtype)
+    for ours, theirs in zip(*(keras.tree.flatten(m(inputs)) for m in (flat, model)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert len(flat.trainable_weights) == len(model.trainable_weights)
+
+
+def test_a_fixed_batch_is_opened():
+    inputs = keras.Input(batch_shape=(1, 3))
+    model = keras.Model(inputs, layers.Dense(2)(inputs))
+    assert flat_copy(model, (3,)).input_shape == (None, 3)

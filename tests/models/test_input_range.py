@@ -7,10 +7,10 @@ from cnn_l1.config import loading as configs
 from cnn_l1.config.loading import ConfigError
 from cnn_l1.data.splits import InputScaling, InputStatistics
 from cnn_l1.models.input_range import (
+    better_range,
     input_scaling,
     rescaling,
     scaling_inside,
-    better_range,
 )
 
 IMAGE, SERIES, FEATURES = (4, 4, 2), (6, 2), (2,)

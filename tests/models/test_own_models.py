@@ -9,6 +9,7 @@ from cnn_l1.config import loading as configs
 from cnn_l1.config.loading import ConfigError
 from cnn_l1.config.own_code import OwnCodeError
 from cnn_l1.data.splits import InputStatistics
+from cnn_l1.export.tflite import export_tflite
 from cnn_l1.models.own_models import given_model, own_model
 from cnn_l1.models.untrained import new_network
 from cnn_l1.sparsity.penalty import Penalty
@@ -251,6 +252,31 @@ def test_new_network_puts_the_penalty_on_what_is_trained(tmp_path):
     config = configs.validate({"name": "a", "model": {"name": "linear"}})
     message = refusal(new_network, config, IMAGE, {"a": 1, "b": 2})
     assert message.startswith("model.name: expected a network of your own")
+
+
+def test_a_range_in_front_is_in_the_file(tmp_path):
+    """`export_tflite` compares the file with the model on raw pixels."""
+    found = given_model(network(), section(name="given", input_range="-1-1"), IMAGE, 3)
+    export_tflite(found, tmp_path / "a.tflite", calibration_data=images((8, *IMAGE)))
+
+
+def test_paths_are_those_of_the_configs_folder(tmp_path):
+    for given, expected in (
+        ("weights: imagenet", "imagenet"),
+        ("weights: mine.weights.h5", str(tmp_path / "mine.weights.h5")),
+    ):
+        (tmp_path / "a.yaml").write_text(
+            f"name: a\nmodel: {{name: application, application: VGG16, {given}}}\n"
+        )
+        assert configs.load(tmp_path / "a.yaml").model.weights == expected
+
+
+def test_a_policy_that_would_change_nothing_is_refused():
+    config = section(name="given", dtype_policy="mixed_bfloat16")
+    assert refusal(given_model, network(), config, IMAGE, 3) == (
+        "model.dtype_policy: expected none for name given, whose layers have their own. "
+        "Received: mixed_bfloat16"
+    )
 
 
 def test_what_is_no_model():
