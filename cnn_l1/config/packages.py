@@ -12,7 +12,8 @@ def check_packages(config: Config) -> None:
 
     Imports none of them, and no TensorFlow.
     """
-    check_data_packages(config.data)
+    if config.data.is_own:  # sets of a hub may be prepared already, and need none then
+        check_data_packages(config.data)
     for one in chosen(config.export.formats):
         missing = [name for name in one.packages if not _is_installed(name)]
         if missing:

@@ -67,7 +67,22 @@ def load_own(config: DataConfig, seed: int) -> Data:
     Raises:
         ConfigError: If the data cannot be used.
     """
-    return part_own(reader_of(config)(config), config, seed)
+    given = reader_of(config)(config)
+    _ABOUT[config.model_dump_json()] = given.about
+    return part_own(given, config, seed)
+
+
+# What was read last of each config. To read a folder of images once more, for its shape and its
+# classes, would take minutes.
+_ABOUT: dict[str, Description] = {}
+
+
+def describe_own(config: DataConfig) -> Description:
+    """The `Description` of own data, as they were when this process read them last."""
+    key = config.model_dump_json()
+    if key not in _ABOUT:
+        _ABOUT[key] = reader_of(config)(config).about
+    return _ABOUT[key]
 
 
 def part_own(given: OwnSet, config: DataConfig, seed: int) -> Data:

@@ -3,7 +3,7 @@
 import functools
 
 from cnn_l1.config.data_settings import DataConfig
-from cnn_l1.data.own_sets import load_own, reader_of
+from cnn_l1.data.own_sets import describe_own, load_own
 from cnn_l1.data.splits import Data, Description, part, part_by_fold
 from cnn_l1.data.tfds_sets import check_split, description_of, find_builder, keys_of, read_split
 
@@ -45,6 +45,6 @@ def load(config: DataConfig, seed: int) -> Data:
 def describe(config: DataConfig) -> Description:
     """A data set's `Description`; of TFDS sets without reading an example."""
     if config.is_own:
-        return reader_of(config)(config).about
+        return describe_own(config)
     builder = find_builder(config)
     return description_of(builder, keys_of(builder), config)

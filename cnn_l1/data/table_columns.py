@@ -18,6 +18,7 @@ def kind_of(column: Any) -> str:
     Args:
         column: A pandas `Series`.
     """
+    import pandas as pd
     import pandas.api.types as types
 
     if types.is_bool_dtype(column.dtype):
@@ -29,7 +30,7 @@ def kind_of(column: Any) -> str:
     if types.is_datetime64_any_dtype(column.dtype) or types.is_timedelta64_dtype(column.dtype):
         return "date"
     values = column.dropna()
-    if types.is_string_dtype(column.dtype) or all(isinstance(one, str) for one in values):
+    if isinstance(column.dtype, pd.StringDtype) or all(isinstance(one, str) for one in values):
         return "text"
     return (
         type(values.iloc[0]).__name__ if types.is_object_dtype(column.dtype) else str(column.dtype)

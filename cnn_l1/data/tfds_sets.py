@@ -16,7 +16,8 @@ import tensorflow_datasets as tfds
 
 from cnn_l1.config.data_settings import DataConfig
 from cnn_l1.config.loading import ConfigError
-from cnn_l1.data import embedded
+from cnn_l1.config.packages import check_data_packages
+from cnn_l1.data import embedded, hub_sets
 from cnn_l1.data.splits import EVALUATION_BATCH, Description, Split
 from cnn_l1.errors import CnnL1Error
 from cnn_l1.process.silence import silenced
@@ -54,6 +55,7 @@ def find_builder(config: DataConfig) -> tfds.core.DatasetBuilder:
     """
     tfds.disable_progress_bar()
     absl.logging.set_verbosity(absl.logging.ERROR)  # its remarks are answered by ours
+    builder: tfds.core.DatasetBuilder | None
     if config.name in EMBEDDED:
         builder = embedded.BUILDERS[config.name](data_dir=_embedded_dir())
         try:
@@ -67,34 +69,24 @@ def find_builder(config: DataConfig) -> tfds.core.DatasetBuilder:
             ) from None
         return builder
     data_dir = _data_dir(config)
-    try:
-        if ":" in config.name and not re.search(r":(\d+|\*)(\.(\d+|\*)){2}$", config.name):
-            raise ValueError("a name of another hub, such as huggingface:mnist")
-        # No look at the public bucket: it would wait for a network.
-        tfds.core.utils.gcs_utils._is_gcs_disabled = True
-        builder = tfds.builder(config.name, data_dir=data_dir)
-    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError):
-        # Unknown; not a name at all; a version or a variant that the set does not have.
-        known = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
-        close = difflib.get_close_matches(config.name, known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(
-            f"data.name: expected one of {', '.join(EMBEDDED)}, or the name of a TFDS data set. "
-            f"Received: {config.name!r}.{hint}"
-        ) from None
-    if builder.is_prepared():
+    of_hub = hub_sets.is_hub_name(config.name)
+    builder = hub_sets.prepared(config.name, data_dir) if of_hub else _named(config.name, data_dir)
+    if builder is not None and builder.is_prepared():
         return builder
+    check_data_packages(config)
     if not config.download:
         raise ConfigError(
             f"data.name: expected {config.name!r} prepared for TFDS in {data_dir}. Received: no "
             "such data there. Set TFDS_DATA_DIR or data.data_dir to where it is, or "
             "data.download=true to fetch it."
         )
-    _check_network(config.name, data_dir)
+    _check_network(config.name, data_dir, hub_sets.PROBE if of_hub else NETWORK_PROBE)
     try:
+        builder = hub_sets.unprepared(config.name, data_dir) if builder is None else builder
         builder.download_and_prepare()
     except Exception as error:  # a server's refusal, a cut-off archive, no room, a missing package
-        reason = " ".join(str(error).split())[:300] or "no message"
+        # TFDS says no more than the name of a set of the hub; the hub's reason is the cause.
+        reason = " ".join(str(error.__cause__ or error).split())[:300] or "no message"
         raise DataError(
             f"data.download: expected to fetch and prepare {config.name!r} in {data_dir}. "
             f"Received: {type(error).__name__}: {reason}"
@@ -102,23 +94,49 @@ def find_builder(config: DataConfig) -> tfds.core.DatasetBuilder:
     return builder
 
 
-def _check_network(name: str, data_dir: str) -> None:
+def _named(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+    try:
+        if ":" in name and not re.search(r":(\d+|\*)(\.(\d+|\*)){2}$", name):
+            raise ValueError("a name of another hub, such as kaggle:mnist")
+        # No look at the public bucket: it would wait for a network.
+        tfds.core.utils.gcs_utils._is_gcs_disabled = True
+        return tfds.builder(name, data_dir=data_dir)
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError):
+        # Unknown; not a name at all; a version or a variant that the set does not have.
+        known = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(
+            f"data.name: expected one of {', '.join(EMBEDDED)}, the name of a TFDS data set, or "
+            f"huggingface:NAME. Received: {name!r}.{hint}"
+        ) from None
+
+
+def _check_network(name: str, data_dir: str, probe: tuple[str, int]) -> None:
     """Fail at once without a network; TFDS would retry for minutes."""
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         return
     try:
-        socket.create_connection(NETWORK_PROBE, timeout=NETWORK_TIMEOUT_S).close()
+        socket.create_connection(probe, timeout=NETWORK_TIMEOUT_S).close()
     except OSError as error:
         raise ConfigError(
             f"data.download: expected a network to fetch {name!r} into {data_dir}. "
-            f"Received: no connection to {NETWORK_PROBE[0]} ({error})"
+            f"Received: no connection to {probe[0]} ({error})"
         ) from None
 
 
 def keys_of(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
-    """The keys of input and target: an image or features, a label or values."""
+    """The keys of input and target: an image or features, a label or values.
+
+    Where the set does not say which they are, its one image and its one class label.
+    """
     keys = builder.info.supervised_keys
     features = builder.info.features
+    if keys is None:
+        kinds = (tfds.features.Image, tfds.features.ClassLabel)
+        found = [[key for key in features if isinstance(features[key], kind)] for kind in kinds]
+        if all(len(one) == 1 for one in found):
+            keys = (found[0][0], found[1][0])
     if keys is not None and len(keys) == 2:
         source, target = features[keys[0]], features[keys[1]]
         image = isinstance(source, tfds.features.Image)

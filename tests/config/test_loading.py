@@ -340,7 +340,7 @@ def test_refusal_names_file_key_expected_and_received(case, write):
 
 
 def test_every_fault_is_named_at_once(write):
-    path = write("name: a\nseed: -1\ntraining: {epochs: 0}\n")
+    path = write("name: a\nseed: -1\ntraining: {epochs: -1}\n")
     lines = refusal(path).splitlines()
     assert [line.split(": ")[1] for line in lines] == ["seed", "training.epochs"]
 

@@ -273,13 +273,14 @@ def test_statistics_of_digits(digits, streamed):
         ("", ""),
         ("mnist/none", " Did you mean 'mnist'?"),
         ("mnist:9.9.9", " Did you mean 'mnist'?"),
-        ("huggingface:mnist", ""),
+        ("kaggle:mnist", " Did you mean 'kmnist'?"),
+        ("huggingface:", ""),
     ],
 )
 def test_unknown_data_set(name, hint, tmp_path):
     assert refusal(name=name, data_dir=str(tmp_path)) == (
-        "data.name: expected one of digits, xor, diabetes, sparse_regression, or the name of a "
-        f"TFDS data set. Received: {name!r}.{hint}"
+        "data.name: expected one of digits, xor, diabetes, sparse_regression, the name of a "
+        f"TFDS data set, or huggingface:NAME. Received: {name!r}.{hint}"
     )
 
 
