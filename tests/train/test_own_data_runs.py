@@ -320,7 +320,7 @@ def test_what_sparsify_does_not_take(tmp_path):
         ({"sparsity": 0.5, "settings": {"optimizer.rate": 1}}, "optimizer.rate: unknown key"),
         ({"sparsity": 0.5, "train": (data[0], data[1][:5])}, "as many targets"),
         ({"sparsity": 0.5, "train": (data[0][:, :3], data[1])}, "(3,), as the data have"),
-        ({"sparsity": 0.5, "train": (data[0], data[1] + 5)}, "labels"),
+        ({"sparsity": 0.5, "train": (data[0], data[1] + 5)}, "class numbers 0 to K"),
     ]
     for settings, part in wrong:
         settings = {"train": data, **settings}
