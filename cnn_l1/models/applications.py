@@ -47,10 +47,9 @@ def find(name: str | None) -> Callable[..., keras.Model]:
     known = {n: f for n, f in vars(keras.applications).items() if inspect.isfunction(f)}
     if name not in known:
         close = difflib.get_close_matches(str(name), known, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
         raise ConfigError(
-            "model.application: expected a network of keras.applications, of "
-            f"{', '.join(sorted(known))}. Received: {name}{hint}"
+            "model.application: expected a network of keras.applications, such as "
+            f"{close[0] if close else ', '.join(sorted(known))}. Received: {name}"
         )
     return known[name]
 
@@ -171,7 +170,7 @@ def _base(
             )  # fmt: skip
     except Exception as error:  # Keras raises many kinds, for a download too
         reason = " ".join(str(error).split())[:300]
-        if "URL fetch failure" in reason:
+        if not is_path and (isinstance(error, OSError) or "URL fetch failure" in reason):
             raise ConfigError(
                 "model.weights: expected weights that can be downloaded: do so once where there is "
                 "a network, which keeps them in ~/.keras/models, or give a file's path. Received: "

@@ -115,7 +115,8 @@ def _traced(operation: Any, tensors: list[Any], call: Call | None = None) -> Gra
 
 
 def _graph_of(operation: Any, stand_ins: list[Any], args: tuple, kwargs: dict) -> Graph:
-    if "add_loss" in operation.call.__code__.co_names:
+    code = getattr(inspect.unwrap(operation.call), "__code__", None)
+    if code is not None and "add_loss" in code.co_names:
         raise FlatError(_advice(operation, "calls add_loss"))
     try:
         outputs = operation.call(*args, **kwargs)

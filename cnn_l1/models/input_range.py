@@ -182,10 +182,10 @@ def better_range(
     """Whether a network with trained weights does far better on inputs of another range.
 
     Args:
-        outputs_of: From inputs, as the network gets them now, to its outputs.
+        outputs_of: From raw inputs to the network's outputs, what is done to inputs now included.
         inputs: Raw training examples, such as 256.
         score: From outputs to the fraction that is right, or to a loss.
-        scaling_now: What is done to raw inputs now, in the network or before it.
+        scaling_now: What `outputs_of` does to raw inputs, in the network or before it.
         statistics: Of the training split; without them nothing is standardized.
         is_accuracy: Whether `score` is the fraction that is right. Default `True`.
 

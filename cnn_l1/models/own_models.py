@@ -273,7 +273,9 @@ def _freeze(model: keras.Model, freeze: bool | str, heads: frozenset[str], sourc
     else:
         chosen = [x for x in weighted if fnmatch.fnmatchcase(x.name, str(freeze))]
         if not chosen:
-            names = ", ".join(layer.name for layer in weighted)
+            names = ", ".join(layer.name for layer in weighted[:8])
+            if len(weighted) > 8:
+                names += f" and {len(weighted) - 8} more"
             raise ConfigError(
                 "model.freeze: expected a pattern that matches one of the layers with weights, "
                 f"{names}. Received: {freeze}"

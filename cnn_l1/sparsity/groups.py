@@ -333,10 +333,12 @@ def attach_groups(
             group.l1_strength *= math.sqrt(costs.saved_macs(space) / weights)
         groups.append(group)
     if not groups:
+        frozen = any(layer.weights and not layer.trainable for layer in leaf_layers(model))
         raise ValueError(
             "`attach_groups` expects a model with channels that can be removed. "
             f"Received: {model.name!r}, where every channel is an input, an output or "
             f"in layers that keep all of theirs{_listed(analysis.unsupported)}"
+            f"{'; those of frozen layers stay' if frozen else ''}"
         )
     if analysis.unsupported:
         misuse.warn(

@@ -200,9 +200,11 @@ def test_weights_that_cannot_be_had(monkeypatch):
 
 
 def test_what_does_not_fit():
-    assert refusal((32, 32, 3), application="MobilNetV2").endswith(
-        "Received: MobilNetV2 (did you mean MobileNetV2?)"
+    assert refusal((32, 32, 3), application="MobilNetV2") == (
+        "model.application: expected a network of keras.applications, such as MobileNetV2. "
+        "Received: MobilNetV2"
     )
+    assert "DenseNet121, DenseNet169, " in refusal((32, 32, 3), application="mine")
     message = refusal((16, 16, 3))
     assert message.startswith(
         "model.application: expected a network that fits 16x16x3 images. Received: MobileNetV2, "

@@ -162,6 +162,12 @@ class OfTensorFlow(Branching):
         return tf.nn.relu(self.dense(x))
 
 
+class Decorated(Branching):
+    @tf.function
+    def call(self, x):
+        return self.dense(x)
+
+
 class NoisyInTraining(Branching):
     def call(self, x, training=None):
         return self.dense(x) * 2 if training else self.dense(x)
@@ -178,6 +184,7 @@ class WithLoss(Branching):
     [
         (Branching, "raises TypeError: A symbolic KerasTensor cannot be used as a boolean"),
         (OfTensorFlow, "raises ValueError: A KerasTensor cannot be used as input to a Tensor"),
+        (Decorated, "raises "),
         (NoisyInTraining, "does other things with training=True"),
         (WithLoss, "calls add_loss"),
     ],

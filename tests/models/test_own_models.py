@@ -232,6 +232,11 @@ def test_freeze_that_leaves_nothing_or_matches_none():
         "model.freeze: expected a pattern that matches one of the layers with weights, conv, "
         "norm, hidden, out. Received: cnov*"
     )
+    many = keras.Sequential(
+        [keras.Input((3,)), *(layers.Dense(3, name=f"d{i}") for i in range(10))]
+    )
+    message = refusal(given_model, many, section(name="given", freeze="e*"), (3,), 3)
+    assert message.endswith("d0, d1, d2, d3, d4, d5, d6, d7 and 2 more. Received: e*")
     for freeze, text in ((True, "true"), ("*", "*")):
         model = network()
         assert refusal(given_model, model, section(name="given", freeze=freeze), IMAGE, 3) == (

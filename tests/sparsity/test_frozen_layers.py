@@ -70,6 +70,11 @@ def test_no_frozen_weight_carries_a_penalty(name):
     assert set(carry(model)) <= trainable
 
 
+def test_nothing_left_to_remove_says_why():
+    with pytest.raises(ValueError, match="keep all of theirs; those of frozen layers stay$"):
+        attach_groups(model_with("a", "c"), 1e-3)
+
+
 def test_slimming_leaves_scales_of_frozen_channels():
     assert attach_slimming(model_with("a"), 1e-3) == ["c_norm/gamma"]
     assert attach_slimming(model_with("d"), 1e-3) == [
