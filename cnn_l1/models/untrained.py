@@ -6,7 +6,6 @@ import keras
 
 from cnn_l1.config.loading import Config
 from cnn_l1.data import sets, splits, tasks
-from cnn_l1.graph.macs import count_macs
 from cnn_l1.models import builders
 from cnn_l1.sparsity.configured import attach_configured
 
@@ -49,9 +48,3 @@ def untrained_network(config: Config) -> tuple[keras.Model, splits.Description]:
     neutral = splits.InputStatistics((0.0,) * channels, (1.0,) * channels)
     outputs = tasks.task_of(config.training.loss, about).outputs
     return new_network(config, about.input_shape, outputs, neutral), about
-
-
-def untrained_macs(config: Config) -> int:
-    """Multiply-adds of one example in a config's network, before any channel is removed."""
-    model, _ = untrained_network(config)
-    return sum(count_macs(model).values())
