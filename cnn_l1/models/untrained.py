@@ -8,7 +8,6 @@ from cnn_l1.config.loading import Config, ConfigError
 from cnn_l1.data import sets, splits
 from cnn_l1.data.augmentation import check_augmentation
 from cnn_l1.data.task_choice import outputs_needed, task_of
-from cnn_l1.graph.macs import count_macs
 from cnn_l1.models import builders, own_models
 from cnn_l1.sparsity.configured import attach_configured
 
@@ -63,9 +62,3 @@ def untrained_network(config: Config) -> tuple[keras.Model, splits.Description]:
     model = new_network(config, about.input_shape, outputs_needed(config.training, about), neutral)
     task_of(config.training, about, model if config.model.is_own else None)  # or refuse
     return model, about
-
-
-def untrained_macs(config: Config) -> int:
-    """Multiply-adds of one example in a config's network, before any channel is removed."""
-    model, _ = untrained_network(config)
-    return sum(count_macs(model).values())

@@ -14,7 +14,7 @@ from cnn_l1.sparsity import importance
 from cnn_l1.sparsity.budgets import MEANINGS, Budgets, Measure
 from cnn_l1.sparsity.channel_values import ChannelValues
 from cnn_l1.sparsity.controller import PATH_ENDS, StrengthController
-from cnn_l1.sparsity.setpoints import NewValues, Setpoint, TargetError, is_penalised
+from cnn_l1.sparsity.setpoints import LimitError, NewValues, Setpoint, is_penalised
 
 OVERSHOOT = 0.1  # of the target, ahead of the path
 STEP = 1.1  # in load, after which channels are priced anew where prices move
@@ -101,18 +101,18 @@ class ChannelSetpoint(Setpoint):
             needed = least[name] + limit - self.budgets.aims[name]
             if needed > limit:
                 if self.board is not None:
-                    raise TargetError(
+                    raise LimitError(
                         f"target.board: expected room for {needed:,.0f} "
                         f"{MEANINGS[name]}, which the network needs at its smallest. "
                         f"Received: {self.board!r}, which has {limit:,} for it"
                     )
-                raise TargetError(
+                raise LimitError(
                     f"target.{name}: expected at least {needed:,.0f}, which the network "
                     f"needs at its smallest. Received: {limit:,}"
                 )
         if self.is_met and self.board is None:
             name = max(whole, key=lambda one: whole[one] / self.budgets.limits[one])
-            raise TargetError(
+            raise LimitError(
                 f"target.{name}: expected below {whole[name]:,.0f}, which the network has "
                 f"without a target. Received: {self.budgets.limits[name]:,}"
             )

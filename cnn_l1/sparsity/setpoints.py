@@ -23,6 +23,12 @@ class TargetError(CnnL1Error, ValueError):
     setting = "target"
 
 
+class LimitError(TargetError):
+    """A limit that a network cannot meet, or meets already; it names the setting itself."""
+
+    setting = ""
+
+
 class Setpoint:
     """A level to reach, and the strength that a controller moves to reach it.
 

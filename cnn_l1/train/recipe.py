@@ -20,13 +20,12 @@ from cnn_l1.config import loading as configs
 from cnn_l1.config.loading import Config, ConfigError
 from cnn_l1.config.training_settings import PenaltyConfig, TrainingConfig
 from cnn_l1.errors import CnnL1Error
-from cnn_l1.process.silence import import_tensorflow
 
 LEARNING_RATE = 5e-3
 SCALE = 0.3
 PENALISED_PART = 0.75
 STEERABLE = ("l1", "l1l2", "group_l1")
-TARGETS = ("sparsity", "layers", "macs")
+TARGETS = ("sparsity", "layers", "macs", "bytes", "ram_bytes", "board")
 
 
 class RecipeError(CnnL1Error, ValueError):
@@ -56,12 +55,7 @@ def load(path: Any, overrides: Sequence[str], sparsity: float | None) -> Config:
         data["expected_result"] = ""  # which the file says of its own settings
     except RecipeError as error:
         raise ConfigError(f"--sparsity: {error}") from None
-    source = f"{source} with --sparsity {sparsity:g}"
-    config = configs.validate(data, source)
-    if config.target is not None and config.target.macs is not None:
-        data["target"]["macs"] = macs_left(config, sparsity)
-        config = configs.validate(data, source)
-    return config
+    return configs.validate(data, f"{source} with --sparsity {sparsity:g}")
 
 
 def check_sparsity(value: Any) -> None:
@@ -82,8 +76,7 @@ def apply_recipe(data: dict, named: Mapping, sparsity: float) -> None:
     Args:
         data: The mapping, with overrides applied; it is changed.
         named: The overrides alone, as a mapping of the same form. They stay.
-        sparsity: Between 0 and 1. Under `group_l1`, `target.macs` is left at 1, for
-            `macs_left` to replace.
+        sparsity: Between 0 and 1.
 
     Raises:
         RecipeError: If the settings leave nothing to steer, or an override says otherwise.
@@ -93,7 +86,8 @@ def apply_recipe(data: dict, named: Mapping, sparsity: float) -> None:
     target: dict[str, Any] = {"by_epochs": _by_epochs(data), **_section(named, "target")}
     changes: dict[str, Any] = {"training.ramp_epochs": 0}
     if penalty.get("name") == "group_l1":
-        target["macs"] = 1
+        # Without the last digits of binary fractions: 1 - 0.9 is 0.09999999999999998.
+        target["macs"] = round(1.0 - sparsity, 12)
     else:
         target["sparsity"] = sparsity
         changes |= _penalty_changes(penalty, _section(named, "penalty"))
@@ -112,20 +106,6 @@ def apply_recipe(data: dict, named: Mapping, sparsity: float) -> None:
             data[section] = {}
         if isinstance(data[section], dict):
             data[section][setting] = value
-
-
-def macs_left(config: Any, sparsity: float) -> int:
-    """Multiply-adds that remain when a fraction of a config's network has gone.
-
-    Args:
-        config: A `Config`.
-        sparsity: The fraction that goes, between 0 and 1.
-    """
-    import_tensorflow()
-    # Only here, so that a config without a target in multiply-adds needs no TensorFlow.
-    from cnn_l1.models.untrained import untrained_macs
-
-    return max(1, round((1.0 - sparsity) * untrained_macs(config)))
 
 
 def _check_settings(data: Mapping, named: Mapping) -> None:

@@ -638,6 +638,8 @@ def test_import_without_tensorflow(module):
         ("export.formats=int8", "export.formats: expected a list, e.g. ['int8']. Received: 'int8'"),
         ("fine_tuning=null", "fine_tuning: to switch it off, set fine_tuning.epochs to 0."),
         ("penalty=null", "penalty: to switch it off, set penalty.name to none."),
+        ("target={board: pico, by_epochs: 2}", "target.board: expected one of arduino_uno_r4, "),
+        ("target={board: raspberry_pi_pic, by_epochs: 2}", "did you mean 'raspberry_pi_pico'?"),
         ("target={sparsity: 0.9}", "Also set it, e.g. to three quarters of training.epochs"),
         ("target={sparsity: 0.9, by_epochs: 2}", "remove `thresholding` and set training.ramp_"),
     ],

@@ -159,6 +159,30 @@ def test_a_part_of_the_multiply_adds():
     assert history["target"][-1] == round(0.25 * whole)
 
 
+def test_a_run_goes_on_from_where_it_was(tmp_path):
+    """With the estimates that it had, which a network with fewer channels would not give."""
+    model = compiled(stack())
+    paths = []
+    for first, last in ((0, 2), (2, 4)):
+        target = cnn_l1.TargetSparsity(bytes=9000, by_epochs=3)
+        paths.append(
+            model.fit(
+                X, Y, 32, epochs=last, initial_epoch=first, verbose=0, callbacks=[target]
+            ).history
+        )
+        if not first:
+            setpoint = target._setpoints[0]
+            total, lines = setpoint.total, setpoint.budgets.lines
+    resumed = target._setpoints[0]
+    assert resumed.total == total
+    assert resumed.budgets.lines["bytes"][0] == lines["bytes"][0]
+    steps = [*paths[0]["target"], *paths[1]["target"]]
+    assert steps == sorted(steps, reverse=True)
+    assert steps[2:] == [9000 - RESERVE["bytes"]] * 2
+    size, _ = exported(model, tmp_path)
+    assert 0.97 * 9000 <= size <= 9000
+
+
 # --- Boards ----------------------------------------------------------------------
 
 
