@@ -1,5 +1,6 @@
 """A commented config to start from, by a look at the user's data and model."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -8,17 +9,25 @@ from typing import Any
 
 import numpy as np
 import yaml
+from PIL import Image
 
 from cnn_l1.config import loading as configs
 from cnn_l1.config.loading import Config, ConfigError
+from cnn_l1.data import sets
+from cnn_l1.data.image_files import SUFFIXES
+from cnn_l1.data.splits import Description
 from cnn_l1.graph.reading import read_graph
 from cnn_l1.models.saved import load_model
 from cnn_l1.models.setup import Setup, configured
 from cnn_l1.train.dry_run import range_of
 
 TABLES = (".csv", ".parquet")
-NEW_NETWORK_SIZE = 96  # of images, for a network that does not say which it takes
-EPOCHS = 20
+LARGEST_SIZE = 96  # of images, for a network that does not say which it takes
+LOOKED_AT = 200  # images whose sizes are read
+SMALL = 32  # images of fewer rows or columns
+STEPS = 2000  # of training, at least, in as many epochs as that takes
+EPOCHS = 20  # at least
+MOST_EPOCHS = 100
 
 
 def starting_config(
@@ -44,19 +53,30 @@ def starting_config(
     sections: dict[str, Any] = {
         "name": _name_of(data),
         "data": _data_section(data, shape, target),
-        "model": {"name": "cnn"} if model is None else {"name": "file", "path": model},
+        "model": {"name": "file", "path": model},
     }
     goal = {key: value for key, value in goals.items() if value is not None} or {"macs": 0.5}
     sections |= {
         "penalty": {"name": "group_l1", "l1_strength": 1e-4, "channel_cost": "macs"},
         "optimizer": {"learning_rate": 1e-3 if model else 3e-3},
-        "training": {"epochs": EPOCHS},
-        "target": {**goal, "by_epochs": EPOCHS * 3 // 4},
-        "fine_tuning": {"epochs": EPOCHS // 2},
+        "training": {"epochs": EPOCHS, "batch_size": 128},
+        "target": {**goal, "by_epochs": EPOCHS},
+        "fine_tuning": {"epochs": EPOCHS},
         "export": {"formats": ["float32", "int8"]},
     }
+    if model is None:
+        described = _validated({**sections, "model": {"name": "linear"}}, folder)
+        sections["model"] = new_network(sets.describe(described.data))
+        if sections["model"]["name"] == "autoencoder":
+            sections["training"]["task"] = "autoencoder"
     setup = configured(_validated(sections, folder))
     notes = _notes(setup)
+    size = setup.dataset.train.size
+    batch_size = 32 if size < 5_000 else 128
+    epochs = min(MOST_EPOCHS, max(EPOCHS, round(STEPS * batch_size / size)))
+    sections["training"] |= {"epochs": epochs, "batch_size": batch_size}
+    sections["target"]["by_epochs"] = epochs * 3 // 4
+    sections["fine_tuning"]["epochs"] = epochs // 2
     if model is not None:
         found = range_of(setup)
         if found is not None and found.name != "none":
@@ -99,7 +119,9 @@ def _data_section(
     if data.is_dir():
         section: dict[str, Any] = {"name": "folder", "path": str(data)}
         rows, cols, channels = shape if shape is not None and len(shape) == 3 else (None,) * 3
-        section["image_size"] = [rows or NEW_NETWORK_SIZE, cols or NEW_NETWORK_SIZE]
+        if rows is None or cols is None:
+            rows, cols = usual_size(data)
+        section["image_size"] = [rows, cols]
         if channels in (1, 3):
             section["color_mode"] = "grayscale" if channels == 1 else "rgb"
         return section
@@ -118,6 +140,45 @@ def _data_section(
             f"Received: {data}"
         )
     return {"name": str(data)}  # of TFDS, or an error that says so
+
+
+def usual_size(folder: pathlib.Path) -> tuple[int, int]:
+    """The median rows and columns of the images in a folder, up to 96."""
+    sizes = []
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
+        with contextlib.suppress(OSError), Image.open(path) as image:  # reading says so
+            sizes.append((image.height, image.width))
+        if len(sizes) == LOOKED_AT:
+            break
+    if not sizes:
+        return LARGEST_SIZE, LARGEST_SIZE
+    rows, cols = np.median(sizes, axis=0)
+    return min(round(float(rows)), LARGEST_SIZE), min(round(float(cols)), LARGEST_SIZE)
+
+
+def new_network(about: Description) -> dict[str, Any]:
+    """A `model` section of a network that suits the data's shape, small and without flattening."""
+    last = {"type": "dense", "units": "outputs", "activation": "linear"}
+    if about.kind == "none":
+        return {"name": "autoencoder"}
+    if about.kind == "segmentation":
+        return {"name": "unet_small"}
+    if len(about.input_shape) == 1:
+        dense = [{"type": "dense", "units": units} for units in (64, 32)]
+        return {"name": "cnn", "blocks": [*dense, last]}
+    if len(about.input_shape) == 2:
+        convolutions = [
+            {"type": "conv1d", "filters": filters, "kernel_size": 5, "strides": 2}
+            for filters in (16, 32, 64)
+        ]
+        return {"name": "cnn", "blocks": [*convolutions, {"type": "global_pool"}, last]}
+    if min(about.input_shape[:2]) > SMALL:
+        return {"name": "mobilenet_v1", "width": 0.25}
+    blocks: list[dict[str, Any]] = []
+    for filters, strides in ((32, 1), (64, 2), (64, 1)):
+        conv = {"type": "conv", "filters": filters, "strides": strides, "padding": "same"}
+        blocks += [{**conv, "activation": "linear"}, {"type": "batch_norm"}, {"type": "activation"}]
+    return {"name": "cnn", "blocks": [*blocks, {"type": "pool"}, {"type": "flatten"}, last]}
 
 
 def _kind_of_arrays(data: pathlib.Path, shape: tuple[int | None, ...] | None) -> str:
@@ -161,13 +222,13 @@ COMMENTS = {
     "fine_tuning": "Epochs without penalty, zeros held; the best one is kept.",
     "export": "int8 for microcontrollers and phones, float32 to compare with.",
 }
-NEW_NETWORK = "A new network: see docs/configs.md for blocks and other builders."
+NEW_NETWORK = "A new network that suits the data's shape. Other builders: docs/configs.md."
 
 
 def _commented(sections: Mapping[str, Any], notes: Mapping[str, str]) -> str:
     """Sections as YAML, each below a comment."""
     lines = ["# Written by cnn-l1 init. Every setting: docs/configs.md"]
-    is_new = sections["model"]["name"] == "cnn"
+    is_new = sections["model"]["name"] != "file"
     for key, value in sections.items():
         comment = NEW_NETWORK if key == "model" and is_new else COMMENTS.get(key)
         for text in filter(None, (comment, notes.get(key))):
