@@ -29,6 +29,7 @@ def own_set(
     feature_names: Sequence[str] | None = None,
     in_memory: bool | None = None,
     origin: Origin | None = None,
+    known_classes: Mapping[str, int] | None = None,
 ) -> OwnSet:
     """What given examples are, checked, as an `OwnSet`.
 
@@ -47,6 +48,9 @@ def own_set(
         feature_names: Names of the features, or of a series' channels.
         in_memory: Whether to keep inputs of data sets. Default: if they take less than 2 GiB.
         origin: How errors call the data. Default: `"data"`.
+        known_classes: How many classes a network knows that is there already, by output, `""`
+            for the one. The data may have some of them; and where a class is rare, they are
+            parted without regard to classes.
 
     Raises:
         ConfigError: If the examples cannot be used.
@@ -73,7 +77,7 @@ def own_set(
     refuse_shared({split: one.digests for split, one in taken.items()}, origin)
     if feature_names is not None and len(feature_names) != shape[-1]:
         raise origin.error(f"{shape[-1]} feature names", f"{len(feature_names)}")
-    kinds, outputs = _kinds(taken, shape, class_names, origin)
+    kinds, outputs = _kinds(taken, shape, class_names, origin, known_classes or {})
     splits = {split: _split(one, kinds, outputs) for split, one in taken.items()}
     about = _description(
         name,
@@ -89,6 +93,7 @@ def own_set(
         splits.get("validation"),
         splits.get("test"),
         groups_of(taken["train"].digests),
+        bool(known_classes),
     )
 
 
@@ -152,6 +157,7 @@ def _kinds(
     shape: tuple[int, ...],
     class_names: Names | None,
     origin: Origin,
+    known_classes: Mapping[str, int],
 ) -> tuple[dict[str, TargetKind], bool]:
     """The `TargetKind` of each output, one without a name if there is one; and if several."""
     forms = {split: one.targets for split, one in taken.items()}
@@ -170,7 +176,11 @@ def _kinds(
         plain_forms = {split: plain(targets) for split, targets in forms.items()}
         if isinstance(class_names, Mapping):
             raise origin.error("names of classes as a list, for there is one output", "a dict")
-        return {"": target_kind(plain_forms, shape, class_names, origin)}, False
+        return {
+            "": target_kind(
+                plain_forms, shape, class_names, origin, known_classes=known_classes.get("")
+            )
+        }, False
     if class_names is not None and not isinstance(class_names, Mapping):
         raise origin.error("names of classes by output, for there are several", "a list")
     names = class_names or {}
@@ -184,6 +194,7 @@ def _kinds(
             names.get(output),
             origin,
             output,
+            known_classes.get(output),
         )
         for output in train
     }, True

@@ -24,6 +24,8 @@ class OwnSet:
         test: `Split`, or `None`.
         groups: `(size,)` ints for `train`: examples of equal numbers are duplicates, which
             stay on one side when it is parted. Default: no duplicates.
+        known_classes: Whether a network that is there already says which classes there are, so
+            that the data may have few examples of some, or none.
     """
 
     about: Description
@@ -31,6 +33,7 @@ class OwnSet:
     validation: Split | None = None
     test: Split | None = None
     groups: np.ndarray | None = None
+    known_classes: bool = False
 
 
 # Modules that have `read(config: DataConfig) -> OwnSet`, by `data.name`.
@@ -89,6 +92,10 @@ def part_own(given: OwnSet, config: DataConfig, seed: int) -> Data:
     """Part own data: the test split first, alike for every seed, then validation."""
     train, test, validation, groups = given.train, given.test, given.validation, given.groups
     stratify = given.about.kind == "classes"
+    if stratify and given.known_classes:
+        _, counts = np.unique(train.targets, return_counts=True)
+        smaller = min(config.validation_fraction, config.test_fraction) * train.size
+        stratify = bool(counts.min() >= 2 and smaller >= len(counts))
     if test is None:
         train, test, groups = part(
             train, config.test_fraction, TEST_SEED, stratify, groups, "data.test_fraction"

@@ -55,6 +55,7 @@ def target_kind(
     class_names: Sequence[str] | None,
     origin: Origin,
     output: str = "",
+    known_classes: int | None = None,
 ) -> TargetKind:
     """The `TargetKind` of one output's targets.
 
@@ -64,6 +65,7 @@ def target_kind(
         class_names: Names of the classes or labels. Default: the texts or numbers given.
         origin: How errors call the data.
         output: Name of the output, where there are several.
+        known_classes: How many classes a network knows that is there already, or `None`.
 
     Raises:
         ConfigError: If they are none of the kinds, or a class has too few examples.
@@ -83,7 +85,7 @@ def target_kind(
                 f"{name} like {origin.targets('train', output)}, {_sort(train)}", _sort(targets)
             )
     if train.ndim == 1 and train.dtype.kind != "f":
-        return _classes(given, class_names, origin, output)
+        return _classes(given, class_names, origin, output, known_classes)
     if train.ndim == 2 and all(map(_zeros_and_ones, given.values())):
         return _labels(given, class_names, origin, output)
     if train.ndim > 2 and train.dtype.kind in "biu" and _is_mask(train.shape[1:], input_shape):
@@ -127,12 +129,14 @@ def _classes(
     class_names: Sequence[str] | None,
     origin: Origin,
     output: str,
+    known_classes: int | None,
 ) -> TargetKind:
     kind = given["train"].dtype.kind
     if kind in "biu":
         whole = {split: targets.astype("int64") for split, targets in given.items()}
-        names = numbered(whole, class_names, origin, output)
-        refuse_rare(whole["train"], names, origin, output)
+        names = numbered(whole, class_names, origin, output, known_classes)
+        if not known_classes:
+            refuse_rare(whole["train"], names, origin, output)
         if kind == "b" and class_names is None:
             names = ("False", "True")
         return TargetKind("classes", names, 1, lambda targets: plain(targets).astype("int64"))
@@ -165,8 +169,12 @@ def numbered(
     class_names: Sequence[str] | None,
     origin: Origin,
     output: str = "",
+    known_classes: int | None = None,
 ) -> tuple[str, ...]:
     """Names of classes that are given by number: all of 0 to K − 1 must be there.
+
+    Where a network is there already, `known_classes` is how many it knows: the data may have
+    some of them.
 
     Raises:
         ConfigError: If training lacks one of them, or another split has more.
@@ -174,7 +182,9 @@ def numbered(
     there = np.unique(given["train"])
     name = origin.targets("train", output)
     count = len(there) if class_names is None else len(class_names)
-    if len(there) != count or there[0] != 0 or there[-1] != count - 1:
+    if known_classes and there[0] >= 0 and there[-1] < known_classes:
+        count = known_classes
+    elif len(there) != count or there[0] != 0 or there[-1] != count - 1:
         wanted = "0 to K − 1" if class_names is None else f"0 to {count - 1}"
         shown = ", ".join(map(str, there[:10])) + (", …" if len(there) > 10 else "")
         raise origin.error(
@@ -188,7 +198,8 @@ def numbered(
                 f"classes of {name} alone, 0 to {count - 1}, in {origin.targets(split, output)}",
                 f"class {odd}",
             )
-    return tuple(map(str, range(count) if class_names is None else class_names))
+    unnamed = class_names is None or len(class_names) != count
+    return tuple(map(str, range(count) if unnamed else class_names or ()))
 
 
 def refuse_rare(labels: np.ndarray, names: Sequence[str], origin: Origin, output: str = "") -> None:

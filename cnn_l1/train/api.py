@@ -1,6 +1,7 @@
 """The Python front: a model and data in, a run's folder out, in one call."""
 
 import dataclasses
+import json
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from cnn_l1.data.own_sets import part_own
 from cnn_l1.data.splits import Data
 from cnn_l1.data.task_choice import outputs_needed, task_of
 from cnn_l1.errors import CnnL1Error
+from cnn_l1.graph.loss_check import named_outputs
 from cnn_l1.models.input_range import input_scaling
 from cnn_l1.models.own_models import given_model
 from cnn_l1.models.setup import Setup, normal_alone
@@ -295,7 +297,11 @@ def verify(folder: str | pathlib.Path, data: Any = None) -> list[str]:
         []
     """
     folder = pathlib.Path(folder)
-    given = None if data is None else own_set(data)
+    given = None
+    if data is not None:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        names = report["data"]["class_names"]
+        given = own_set(data, known_classes={"": len(names)} if names else None)
     return verification.verification(folder, given=given).mismatches
 
 
@@ -340,7 +346,9 @@ def _run(
     check_output(folder, overwrite)
 
     def make_setup() -> Setup:
-        dataset = given_data(train, None if part else validation, test, config)
+        dataset = given_data(
+            train, None if part else validation, test, config, known_classes(model)
+        )
         about, statistics = dataset.about, dataset.statistics()
         wanted = compiled.training(config.training)
         outputs = outputs_needed(wanted, about)
@@ -381,12 +389,21 @@ def _run(
     return Result(final, summary, paths, folder)
 
 
-def given_data(train: Any, validation: Any, test: Any, config: Config) -> Data:
+def known_classes(model: keras.Model) -> dict[str, int]:
+    """How many classes a model's outputs know, by output; `""` for its only one."""
+    widths = {name: tensor.shape[-1] for name, tensor in named_outputs(model).items()}
+    several = len(widths) > 1
+    return {name if several else "": width for name, width in widths.items() if (width or 0) > 1}
+
+
+def given_data(
+    train: Any, validation: Any, test: Any, config: Config, known: Mapping[str, int]
+) -> Data:
     """Data given in Python, parted where splits are missing.
 
     Without test data nothing is parted for a test: figures are of the validation data.
     """
-    own = own_set(train, validation, test)
+    own = own_set(train, validation, test, known_classes=known)
     if test is None:
         own = dataclasses.replace(own, test=own.train)
     dataset = part_own(own, config.data, config.seed)
