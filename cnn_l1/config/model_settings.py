@@ -228,9 +228,9 @@ class ModelConfig(Section):
     normalization: Literal["auto", "rescale", "standardize", "none"] = "auto"
     """In the model: `rescale` pixels from 0-255 to 0-1, or `standardize` each channel or
     feature to mean 0 and variance 1. Default: `rescale` for images, else `standardize`. For a
-    network of your own: what `input_range` asks for is put in, and files take raw data; with
-    `none` the data are scaled before, and files take scaled data. The data of an `autoencoder`
-    are always scaled before, for its target is its input."""
+    network of your own: what `input_range` asks for is put in, and files take raw data. With
+    `none` the data are scaled to `input_range` before, and files take scaled data. The data of
+    an `autoencoder` are always scaled before, for its target is its input."""
     initial_weights: str | None = None
     """A `.keras` file of the same network to start from, instead of random weights."""
     dtype_policy: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
@@ -262,6 +262,11 @@ class ModelConfig(Section):
             raise ValueError(f"{needed} must be given for name {self.name!r}")
         if self.is_own and self.normalization == "standardize" and self.input_range is None:
             raise ValueError("normalization 'standardize' needs input_range 'standardized'")
+        if self.input_range is not None and not self.is_own and self.normalization != "none":
+            raise ValueError(
+                f"input_range needs normalization 'none' for the builder {self.name!r}, which "
+                f"scales its input itself, not {self.normalization!r}"
+            )
         if self.freeze and not self.is_own:
             raise ValueError(
                 f"freeze must be left out for the builder {self.name!r}, whose weights are random"

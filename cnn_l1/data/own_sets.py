@@ -90,7 +90,12 @@ def describe_own(config: DataConfig) -> Description:
 
 def part_own(given: OwnSet, config: DataConfig, seed: int) -> Data:
     """Part own data: the test split first, alike for every seed, then validation."""
-    train, test, validation, groups = given.train, given.test, given.validation, given.groups
+
+    def ordered(split: Split | None) -> Split | None:
+        return None if split is None else dataclasses.replace(split, is_ordered=True)
+
+    train, groups = dataclasses.replace(given.train, is_ordered=True), given.groups
+    test, validation = ordered(given.test), ordered(given.validation)
     stratify = given.about.kind == "classes"
     if stratify and given.known_classes:
         _, counts = np.unique(train.targets, return_counts=True)

@@ -66,6 +66,8 @@ class Split:
             a dict of them by the output's name. See `Description` for the shapes.
         stream: Makes a `tf.data.Dataset` of single `(input, target)` pairs, for
             a streamed split.
+        is_ordered: Whether examples may be ordered by class, so that samples are taken evenly
+            from all of them.
         at: Makes such pairs of a data set of positions, for a streamed split whose examples
             can be read in any order: they are shuffled whole, and no others are read.
         scaling: What is done to inputs in every batch and sample; `None` for nothing.
@@ -77,6 +79,7 @@ class Split:
     stream: Callable[[], tf.data.Dataset] = _no_stream
     scaling: InputScaling | None = None
     at: Callable[[tf.data.Dataset], tf.data.Dataset] | None = None
+    is_ordered: bool = False
 
     def evaluation_batches(self) -> tf.data.Dataset:
         """Batches in order, as `(float32 inputs, targets)`; pixels are 0 to 255 if not scaled."""
@@ -120,17 +123,29 @@ class Split:
         return self.size // min(batch_size, self.size)
 
     def sample(self, count: int) -> np.ndarray:
-        """The first `count` inputs, as float32, scaled as batches are."""
+        """At most `count` inputs, as float32, scaled as batches are: see `sampled`."""
+        rows = self.sampled(count)
         if self.inputs is not None:
-            inputs = self.inputs[:count].astype("float32")
+            inputs = self.inputs[rows].astype("float32")
         else:
-            pairs = self.stream().take(count)
+            if self.at is not None:
+                pairs = self.at(tf.data.Dataset.from_tensor_slices(rows))
+            else:
+                pairs = self.stream().take(count)
             inputs = np.stack([value.numpy() for value, _ in pairs]).astype("float32")
         return np.asarray(scaled(inputs, self.scaling))
 
-    def first_targets(self, count: int) -> Targets:
-        """The targets of the first `count` examples."""
-        return tf.nest.map_structure(lambda each: each[:count], self.targets)
+    def sampled(self, count: int) -> np.ndarray:
+        """Positions of at most `count` examples: the first, or evenly spaced if ordered."""
+        count = min(count, self.size)
+        if self.is_ordered and (self.inputs is not None or self.at is not None):
+            return np.linspace(0, self.size - 1, count).round().astype("int64")
+        return np.arange(count)
+
+    def sampled_targets(self, count: int) -> Targets:
+        """The targets of the examples of `sample`."""
+        rows = self.sampled(count)
+        return tf.nest.map_structure(lambda each: each[rows], self.targets)
 
     def _as_floats(self, inputs: tf.Tensor, targets: Any) -> tuple[tf.Tensor, Any]:
         return scaled(tf.cast(inputs, tf.float32), self.scaling), targets
@@ -338,7 +353,8 @@ def select(whole: Split, rows: np.ndarray) -> Split:
             whole, size=len(rows), inputs=whole.inputs[rows], targets=targets
         )
     if whole.at is not None:
-        return at_positions(len(rows), targets, _at_rows(whole.at, rows), whole.scaling)
+        found = at_positions(len(rows), targets, _at_rows(whole.at, rows), whole.scaling)
+        return dataclasses.replace(found, is_ordered=whole.is_ordered)
     chosen = np.zeros(whole.size, bool)
     chosen[rows] = True
 

@@ -114,7 +114,7 @@ class Task:
     def measuring_targets(self, split: Split, count: int | None = None) -> Any:
         """The targets of a split, or of its first examples, as measuring takes them."""
         count = split.size if count is None else count
-        return split.sample(count) if self.kind == "autoencoder" else split.first_targets(count)
+        return split.sample(count) if self.kind == "autoencoder" else split.sampled_targets(count)
 
     def figures(self, outputs: Any, split: Split) -> dict[str, float]:
         """The configured metrics on a file's outputs, by name, and an autoencoder's `auc`."""
@@ -213,7 +213,7 @@ class SeveralTasks:
             yield inputs, self._like_outputs({name: targets[name] for name in self.tasks})
 
     def measuring_targets(self, split: Split, count: int | None = None) -> Any:
-        targets = split.first_targets(split.size if count is None else count)
+        targets = split.sampled_targets(split.size if count is None else count)
         return self._like_outputs({name: targets[name] for name in self.tasks})
 
     def figures(self, outputs: Any, split: Split) -> dict[str, float]:

@@ -85,7 +85,7 @@ def input_scaling(
             config.normalization == "auto" and len(shape) == 3
         )
         return _pixels("0-1") if rescales else standardizing(statistics, shape)
-    if not config.is_own or config.normalization != "none":
+    if config.normalization != "none":
         return None
     return _wanted(config, shape, statistics)
 

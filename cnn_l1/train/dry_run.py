@@ -42,7 +42,7 @@ def range_of(setup: Setup) -> BetterRange | None:
     given: Any = setup.given
     scaling = setup.dataset.train.scaling
     raw = dataclasses.replace(setup.dataset.train, scaling=None)
-    labels = np.asarray(raw.first_targets(RANGE_EXAMPLES))
+    labels = np.asarray(raw.sampled_targets(RANGE_EXAMPLES))
     shape = setup.dataset.about.input_shape
     inside = scaling_inside(setup.config.model, shape, setup.statistics)
     return better_range(

@@ -24,6 +24,8 @@ from cnn_l1.train.dry_run import range_of
 TABLES = (".csv", ".parquet")
 LARGEST_SIZE = 96  # of images, for a network that does not say which it takes
 LOOKED_AT = 200  # images whose sizes are read
+# Before the network: an int8 file has one step for all features.
+STANDARDIZED = {"normalization": "none", "input_range": "standardized"}
 SMALL = 32  # images of fewer rows or columns
 STEPS = 2000  # of training, at least, in as many epochs as that takes
 EPOCHS = 20  # at least
@@ -165,20 +167,21 @@ def new_network(about: Description) -> dict[str, Any]:
         return {"name": "unet_small"}
     if len(about.input_shape) == 1:
         dense = [{"type": "dense", "units": units} for units in (64, 32)]
-        return {"name": "cnn", "blocks": [*dense, last]}
+        return {"name": "cnn", "blocks": [*dense, last], **STANDARDIZED}
     if len(about.input_shape) == 2:
         convolutions = [
             {"type": "conv1d", "filters": filters, "kernel_size": 5, "strides": 2}
             for filters in (16, 32, 64)
         ]
-        return {"name": "cnn", "blocks": [*convolutions, {"type": "global_pool"}, last]}
+        blocks = [*convolutions, {"type": "global_pool"}, last]
+        return {"name": "cnn", "blocks": blocks, **STANDARDIZED}
     if min(about.input_shape[:2]) > SMALL:
         return {"name": "mobilenet_v1", "width": 0.25}
-    blocks: list[dict[str, Any]] = []
+    normed: list[dict[str, Any]] = []
     for filters, strides in ((32, 1), (64, 2), (64, 1)):
         conv = {"type": "conv", "filters": filters, "strides": strides, "padding": "same"}
-        blocks += [{**conv, "activation": "linear"}, {"type": "batch_norm"}, {"type": "activation"}]
-    return {"name": "cnn", "blocks": [*blocks, {"type": "pool"}, {"type": "flatten"}, last]}
+        normed += [{**conv, "activation": "linear"}, {"type": "batch_norm"}, {"type": "activation"}]
+    return {"name": "cnn", "blocks": [*normed, {"type": "pool"}, {"type": "flatten"}, last]}
 
 
 def _kind_of_arrays(data: pathlib.Path, shape: tuple[int | None, ...] | None) -> str:

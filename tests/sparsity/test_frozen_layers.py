@@ -71,7 +71,7 @@ def test_no_frozen_weight_carries_a_penalty(name):
 
 
 def test_nothing_left_to_remove_says_why():
-    with pytest.raises(ValueError, match="keep all of theirs; those of frozen layers stay$"):
+    with pytest.raises(ValueError, match=r"keep all of theirs; those of frozen layers stay$"):
         attach_groups(model_with("a", "c"), 1e-3)
 
 
