@@ -18,6 +18,7 @@ from cnn_l1.sparsity.setpoints import LimitError, NewValues, Setpoint, is_penali
 
 OVERSHOOT = 0.1  # of the target, ahead of the path
 STEP = 1.1  # in load, after which channels are priced anew where prices move
+LOOK_AGAIN = 0.85  # of the load at the last file: then another is written
 MOST_FILES = 12  # that are written to find the cut
 TIGHTER = 0.01  # of the limits, where the nearest file is above them
 
@@ -145,6 +146,7 @@ class ChannelSetpoint(Setpoint):
     def begin(self) -> None:
         super().begin()
         self.left_before, self.taken = self.left, False
+        self.left_at_file = self.left
 
     def state(self) -> list[float]:
         numbers = [self.left_before, self.taken, self.controller.floor]
@@ -162,6 +164,7 @@ class ChannelSetpoint(Setpoint):
         super().resume(state)
         self.left_before, self.taken = float(state[4]), bool(state[5])
         self.controller.floor = float(state[6])
+        self.left_at_file = self.left
 
     def parts(self) -> list[str]:
         return [space.name for space in self.spaces]
@@ -172,6 +175,8 @@ class ChannelSetpoint(Setpoint):
 
     def keep_pace(self, progress: float) -> None:
         self.taken = self.left < self.left_before
+        if self.budgets.of_files and self.left < LOOK_AGAIN * self.left_at_file:
+            self._correct_estimate()
         # Where the path ends, the whole of it: there is time to learn around the last ones.
         ends = progress >= PATH_ENDS
         load = 1.0 if ends else (1.0 - self.controller.path(progress)) * self.total
@@ -184,6 +189,14 @@ class ChannelSetpoint(Setpoint):
             floor = (1.0 - 1e-6) * self.left
             self.controller.floor = min(self.controller.floor, floor)
         self.left_before = self.left
+
+    def _correct_estimate(self) -> None:
+        """Write a file on the way: channels that an estimate took too early stay gone."""
+        values = ChannelValues(self.spaces)
+        gone = [values.sizes(space) == 0 for space in self.spaces]
+        self.budgets.correct(gone, self._figures_of_file(gone))
+        self.measure()
+        self.left_at_file = self.left
 
     def cut(self, before: Mapping[int, Any]) -> NewValues:
         return self.without(1.0, exactly=True)
