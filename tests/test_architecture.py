@@ -24,7 +24,7 @@ def test_every_module_is_listed_with_its_first_line():
 
 def test_every_package_is_in_the_wheel():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    listed = set(project["tool"]["setuptools"]["packages"]) - {"cnn_l1.configs"}
+    listed = set(project["tool"]["setuptools"]["packages"]) - {"cnn_l1.configs", "cnn_l1.examples"}
     found = {
         ".".join(path.parent.relative_to(ROOT).parts)
         for path in (ROOT / "cnn_l1").rglob("__init__.py")

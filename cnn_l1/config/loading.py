@@ -137,6 +137,9 @@ def _make_absolute(data: dict[str, Any], folder: pathlib.Path) -> None:
             continue  # weights of Keras, no file
         if isinstance(value, dict) and isinstance(value.get(setting), str) and value[setting]:
             value[setting] = str(folder / pathlib.Path(value[setting]).expanduser())
+    modules = data.get("modules_dir")
+    if isinstance(modules, str) and modules:
+        data["modules_dir"] = str((folder / pathlib.Path(modules).expanduser()).resolve())
 
 
 def _names_code(data: dict[str, Any]) -> bool:

@@ -90,8 +90,8 @@ class Config(Section):
     tensorboard: bool = True
     """Write TensorBoard logs."""
     modules_dir: str | None = None
-    """Where Python modules that `data` and `model` name are looked for. Default: the folder
-    of the config's file."""
+    """Where Python modules that `data` and `model` name are looked for; relative to the config's
+    file. Default: its folder."""
     sweep: SweepConfig = SweepConfig()
     """For `python -m cnn_l1.sweep` alone."""
 
