@@ -65,6 +65,15 @@ def test_values_without_a_baseline_and_a_refused_file():
     assert lines[2] == "Not   model_int8.tflite: no such operator"
 
 
+def test_an_autoencoder_is_told_by_its_auc():
+    summary = copy.deepcopy(REPORT)
+    scores = [{"accuracy": None, "mean_squared_error": 9.5, "metrics": {"auc": a}} for a in (1, 0)]
+    name = "model_int8.tflite"
+    summary["files"] = {name: figures(900, **scores[0]), f"dense/{name}": figures(900, **scores[1])}
+    line = conclusion(summary, "mine")[0]
+    assert line.endswith("with an AUC of 1.0000; without the penalty 0.0000.")
+
+
 def test_a_run_is_shown_again_without_tensorflow(tmp_path, capsys):
     (tmp_path / "report.json").write_text(json.dumps(REPORT), encoding="utf-8")
     assert show.main([str(tmp_path)]) == 0

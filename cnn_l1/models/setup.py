@@ -75,6 +75,9 @@ def configured(config: Config) -> Setup:
     task = task_of(config.training, about, own)
     given = own if config.model.has_weights else None
     dataset = normal_alone(dataset, task)
+    if task.normal_class is not None:
+        # Networks made from here on, and what they read, are scaled by what is normal alone.
+        statistics = dataset.statistics()
     dataset = dataset.scaled(input_scaling(config.model, about.input_shape, statistics))
     return Setup(config, dataset, task, statistics, start, given)
 
@@ -97,8 +100,9 @@ def load_examples(
         return given.train, task_of(config.training, given.about, own)
     dataset = sets.load(config.data, config.seed)
     task = task_of(config.training, dataset.about, own)
+    dataset = normal_alone(dataset, task)
     scaling = input_scaling(config.model, dataset.about.input_shape, dataset.statistics())
-    dataset = normal_alone(dataset, task).scaled(scaling)
+    dataset = dataset.scaled(scaling)
     if config.measure.split == "test":
         return dataset.load_test(), task
     return dataset.validation, task

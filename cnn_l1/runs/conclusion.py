@@ -56,6 +56,11 @@ def _score(file: dict[str, Any], dense: dict[str, Any] | None, beside: str) -> s
         each = [_score(one, None, beside).rstrip(".") for one in file["outputs"]]
         names = [one["name"] for one in file["outputs"]]
         return "; ".join(f"{n}: {t}" for n, t in zip(names, each, strict=True)) + "."
+    found = (file.get("metrics") or {}).get("auc")
+    if file["accuracy"] is None and found is not None:
+        # An error over normal examples and anomalies together says nothing.
+        text = f"Anomalies are told from normal examples with an AUC of {found:.4f}"
+        return f"{text}." if dense is None else f"{text}; {beside} {dense['metrics']['auc']:.4f}."
     if file["accuracy"] is None:
         text = f"Mean squared error {file['mean_squared_error']:.5g}"
         if dense is None:

@@ -1,6 +1,8 @@
 """The example of sensor data: its reader, windows, parts and features; made files, and aeon's."""
 
 import importlib
+import importlib.util
+import json
 import pathlib
 import sys
 
@@ -8,6 +10,8 @@ import numpy as np
 import pytest
 
 from cnn_l1.config import loading
+from cnn_l1.train.__main__ import main as train_main
+from cnn_l1.verify import main as verify_main
 
 ROOT = pathlib.Path(__file__).parents[2]
 HEADER = """#A comment: with a colon
@@ -143,3 +147,40 @@ def test_modules_dir_is_relative_to_the_config(tmp_path, monkeypatch):
     assert loading.load(path).modules_dir == str(tmp_path / "code")
     monkeypatch.chdir(tmp_path)  # and one of the command line to where it is called
     assert loading.load(path, ["modules_dir=here"]).modules_dir == str(tmp_path / "here")
+
+
+@pytest.mark.parametrize("name", ["har", "anomaly"])
+def test_a_config_finds_it_from_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = loading.load(name)
+    assert config.modules_dir == str(ROOT / "examples")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("har", "window_steps: 40, hop_steps: 10"),
+        ("anomaly", "normal: Walking, window_steps: 32, hop_steps: 4"),
+    ],
+)
+def test_a_config_runs_on_files_of_the_same_format(name, arguments, folder, tmp_path):
+    """As with aeon's data, which are not everywhere: from files to TFLite Micro."""
+    flags = ["--config", name, "--output", str(tmp_path / "run")]
+    settings = {
+        "data.arguments": f"{{folder: {folder}, {arguments}}}",
+        "training.epochs": 8,
+        "target.by_epochs": 6,
+        "fine_tuning.epochs": 4,
+        "baseline": "false",
+        "measure": "{latency_runs: 1, micro_examples: 5}",
+    }
+    for key, value in settings.items():
+        flags += ["--set", f"{key}={value}"]
+    assert train_main(flags) == 0
+    assert verify_main([str(tmp_path / "run")]) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+    assert report["micro"]["shrunk/model_int8.tflite"]["arena_bytes"] > 0
+    assert (tmp_path / "run" / "shrunk" / "model_int8.cc").is_file()
+    figures = report["files"]["shrunk/model_int8.tflite"]
+    assert (figures["accuracy"] or figures["metrics"]["auc"]) > 0.9
