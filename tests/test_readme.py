@@ -1,4 +1,4 @@
-"""Every Python block of README and docs but tutorials, run as written, on a logits and a softmax model."""
+"""Python blocks of README and docs but tutorials, run as written, on logits and a softmax."""
 
 import pathlib
 import re
