@@ -147,6 +147,7 @@ def test_gray_images():
     np.testing.assert_allclose(scaling.offset, [-(123.68 + 116.779 + 103.939) / 3], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("application", "arguments"),
     [("MobileNet", {"alpha": 0.25}), ("MobileNetV3Small", {"alpha": 0.75, "minimalistic": True})],

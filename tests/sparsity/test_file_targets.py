@@ -146,6 +146,7 @@ def test_the_cut_is_by_the_real_file_where_the_estimate_is_wrong(examples):
     assert len(files) < 25
 
 
+@pytest.mark.slow
 def test_an_arena_has_the_bytes_that_were_asked_for(tmp_path):
     model = stack()
     whole, _ = exported(stack(), tmp_path)
@@ -157,6 +158,7 @@ def test_an_arena_has_the_bytes_that_were_asked_for(tmp_path):
     assert (np.array(model.get_layer("units").kernel) != 0).any(axis=0).sum() > 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limits", "tight"), [((6000, 3600), 0), ((13000, 3000), 1)])
 def test_of_two_limits_both_are_met_and_one_is_used_up(tmp_path, limits, tight):
     model = stack()
@@ -175,6 +177,7 @@ def test_a_part_of_the_multiply_adds():
     assert history["target"][-1] == round(0.25 * whole)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_where_it_was(tmp_path):
     """With the estimates that it had, which a network with fewer channels would not give."""
     model = compiled(stack())
@@ -202,6 +205,7 @@ def test_a_run_goes_on_from_where_it_was(tmp_path):
 # --- Boards ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_board_has_a_quarter_left_over(tmp_path, monkeypatch):
     monkeypatch.setattr(target_arguments, "board_of", lambda _: Board("Small", 12000, 4400))
     model = stack()
@@ -212,6 +216,7 @@ def test_a_board_has_a_quarter_left_over(tmp_path, monkeypatch):
     assert size >= 0.97 * 9000 or arena >= 0.97 * 3300
 
 
+@pytest.mark.slow
 def test_a_network_that_a_board_has_room_for_is_left_alone(capsys):
     model = stack()
     history = trained(model, board="raspberry_pi_pico")
@@ -238,6 +243,7 @@ def test_what_is_impossible_names_the_least(target, message):
         trained(stack(), **target)
 
 
+@pytest.mark.slow
 def test_the_least_that_is_named_is_possible():
     model = stack()
     with pytest.raises(TargetError) as caught:

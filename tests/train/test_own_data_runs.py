@@ -109,6 +109,7 @@ def test_arrays_and_a_trained_model_in_one_call(mine, tmp_path, monkeypatch):
     assert accuracy == pytest.approx(told, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_model_that_takes_minus_one_to_one(photos, tmp_path, capsys):
     """Warned of as the data are; with `input_range` as accurate, and files take raw pixels."""
     trained_network(scaled=False).save(tmp_path / "unscaled.keras")

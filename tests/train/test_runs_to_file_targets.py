@@ -39,6 +39,7 @@ def run(tmp_path, target, **changes):
     return code, json.loads(report.read_text()) if report.exists() else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{}, {"export": {"formats": ["int8"], "metadata": False, "fold_batch_norm": True}}],
@@ -51,6 +52,7 @@ def test_a_runs_file_has_the_bytes_of_its_target(tmp_path, changes):
     assert report["target"]["bytes"] == 7000
 
 
+@pytest.mark.slow
 def test_channels_by_the_eight_come_no_nearer_and_are_not_above(tmp_path):
     shrink = {"fine_tuning_epochs": 0, "round_to": 8}
     code, report = run(tmp_path, {"bytes": 7000}, shrink=shrink)
