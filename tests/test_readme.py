@@ -1,4 +1,7 @@
-"""Every Python block of README and docs but tutorials, run as written, on a logits and a softmax model."""
+"""Every Python block of README and docs, run as written, on a logits and a softmax model.
+
+But of tutorials: those are in test_tutorials.
+"""
 
 import pathlib
 import re
