@@ -74,6 +74,11 @@ def _outputs_of(settings: Any, about: Description) -> int:
 def _several(
     training: TrainingConfig, about: Description, model: keras.Model | None, tensors: dict
 ) -> SeveralTasks:
+    if not about.outputs and len(tensors) < 2:
+        raise ConfigError(
+            "training.outputs: expected nothing, for the data have targets of one output. "
+            f"Received: {', '.join(training.outputs)}"
+        )
     if model is None:
         raise ConfigError(
             "model.name: expected a network of your own, for the data have several outputs "

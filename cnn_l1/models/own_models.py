@@ -16,7 +16,7 @@ from cnn_l1.graph.reading import GraphError, as_functional, read_graph
 from cnn_l1.models import applications
 from cnn_l1.models.flat_copies import FlatError, flat_copy
 from cnn_l1.models.input_range import rescaling, scaling_inside
-from cnn_l1.models.saved import LoadError, load_model
+from cnn_l1.models.saved import LoadError, check_file, load_model
 
 Shape = tuple[int, ...]
 # Values an example: how many, or their whole shape; by name where there are several outputs.
@@ -60,6 +60,17 @@ def own_model(
         "model.name: expected file, function or application, for which a config is enough. "
         f"Received: {config.name}"
     )
+
+
+def check_source(config: ModelConfig) -> None:
+    """Raise at once where a file or function is not there, before data are read."""
+    if config.name == "file":
+        try:
+            check_file(config.path)
+        except LoadError as error:
+            raise ConfigError(f"model.path: {error}") from None
+    elif config.name == "function":
+        find_function(str(config.function), "model.function")
 
 
 def given_model(

@@ -89,6 +89,11 @@ def load_model(path: Any, custom_objects: dict | None = None, compile: bool = Fa
     return model
 
 
+def check_file(path: Any) -> None:
+    """Raise `LoadError` unless a path is a file that could be a Keras model."""
+    _check_form(pathlib.Path(path))
+
+
 def _check_form(path: pathlib.Path) -> str:
     """`"h5"` or `"keras"`, by a file's content."""
     expected = f"{path}: expected a .keras or .h5 file of a Keras model. Received: "

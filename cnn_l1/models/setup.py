@@ -15,6 +15,7 @@ from cnn_l1.data.task_choice import outputs_needed, task_of
 from cnn_l1.models import builders
 from cnn_l1.models.input_range import input_scaling
 from cnn_l1.models.optimizer import like_optimizer, make_optimizer
+from cnn_l1.models.own_models import check_source
 from cnn_l1.models.untrained import new_network
 
 
@@ -61,6 +62,7 @@ def configured(config: Config) -> Setup:
     Raises:
         ConfigError: If data, task and network do not go together.
     """
+    check_source(config.model)
     dataset = sets.load(config.data, config.seed)
     about, statistics = dataset.about, dataset.statistics()
     outputs = outputs_needed(config.training, about)
