@@ -73,7 +73,8 @@ def find_metric(name: Any, task: Any, setting: str = "training.metrics") -> kera
     given = {key: value for key, value in wanted.items() if key in takes}
     try:
         make: Any = kind
-        metric = make(**given, name=_snake(make.__name__))
+        default = takes["name"].default if "name" in takes else None
+        metric = make(**given, name=default or _snake(make.__name__))
     except (TypeError, ValueError) as error:
         needs = " ".join(str(error).split())[:200]
         raise ConfigError(

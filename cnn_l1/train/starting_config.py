@@ -16,8 +16,8 @@ from cnn_l1.config.loading import Config, ConfigError
 from cnn_l1.data import sets
 from cnn_l1.data.image_files import SUFFIXES
 from cnn_l1.data.splits import Description
-from cnn_l1.graph.reading import read_graph
-from cnn_l1.models.saved import load_model
+from cnn_l1.graph.reading import GraphError, read_graph
+from cnn_l1.models.saved import LoadError, load_model
 from cnn_l1.models.setup import Setup, configured
 from cnn_l1.train.dry_run import range_of
 
@@ -109,7 +109,10 @@ def _name_of(data: pathlib.Path) -> str:
 
 
 def _input_shape(model: str) -> tuple[int | None, ...]:
-    inputs = read_graph(load_model(model)).inputs
+    try:
+        inputs = read_graph(load_model(model)).inputs
+    except (LoadError, GraphError) as error:
+        raise ConfigError(f"--model: {error}") from None
     if len(inputs) != 1:
         raise ConfigError(f"--model: expected one input. Received: {model} with {len(inputs)}")
     return tuple(inputs[0].shape[1:])
