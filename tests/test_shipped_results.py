@@ -1,11 +1,14 @@
 """A shipped config gives what its header says: long runs, marked slow."""
 
 import csv
+import importlib.util
 import json
 import pathlib
 
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 from sklearn.linear_model import ElasticNet, Lasso, Ridge
 from sklearn.preprocessing import StandardScaler
 
@@ -65,6 +68,38 @@ def test_linear_is_scikit_learns(l1_strength, l2_strength, make, tmp_path):
     other = make(train_rows.size).fit(inputs, train_rows.targets).coef_
     np.testing.assert_allclose(weights, other, atol=0.02)
     np.testing.assert_array_equal(weights == 0, other == 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("aeon") is None,
+    reason="needs the data in aeon: pip install --no-deps aeon==1.6.0",
+)
+@pytest.mark.parametrize(
+    ("name", "most_bytes", "key", "least"),
+    # Three wrong windows of 240 are 98.75%: a recording, of six windows, is 97.5%.
+    [("har", 5120, "accuracy", 0.97), ("anomaly", 4096, "auc", 0.995)],
+)
+def test_sensor_configs_give_small_files_that_tell(name, most_bytes, key, least, tmp_path):
+    report = run_config(f"{name}.yaml", tmp_path)
+    figures = report["files"]["shrunk/model_int8.tflite"]
+    assert figures["bytes"] <= most_bytes
+    assert {**figures, **figures["metrics"]}[key] >= least
+    assert report["micro"]["shrunk/model_int8.tflite"]["arena_bytes"] <= 6144
+
+
+@pytest.mark.slow
+def test_folder_gives_its_expected_result(tmp_path):
+    """97.1% ± 0.4 over three seeds; five deviations below, for any CPU."""
+    digits = load_digits()
+    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        path = tmp_path / "photos" / str(label) / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels * 15).astype("uint8")).resize((16, 16)).save(path)
+    report = run_config("folder.yaml", tmp_path, f"data.path={tmp_path / 'photos'}")
+    figures = report["files"]["shrunk/model_int8.tflite"]
+    assert figures["bytes"] <= 16384
+    assert figures["accuracy"] >= 0.95
 
 
 def run_config(name, folder, *overrides):

@@ -160,7 +160,7 @@ def test_a_config_finds_it_from_any_folder(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("har", "window_steps: 40, hop_steps: 10"),
+        ("har", "window_steps: 20, hop_steps: 4"),
         ("anomaly", "normal: Walking, window_steps: 32, hop_steps: 4"),
     ],
 )
@@ -169,9 +169,9 @@ def test_a_config_runs_on_files_of_the_same_format(name, arguments, folder, tmp_
     flags = ["--config", name, "--output", str(tmp_path / "run")]
     settings = {
         "data.arguments": f"{{folder: {folder}, {arguments}}}",
-        "training.epochs": 8,
-        "target.by_epochs": 6,
-        "fine_tuning.epochs": 4,
+        "training.epochs": 30,
+        "target.by_epochs": 20,
+        "fine_tuning.epochs": 10,
         "baseline": "false",
         "measure": "{latency_runs: 1, micro_examples: 5}",
     }
