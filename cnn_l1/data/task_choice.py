@@ -56,6 +56,12 @@ def is_decided(training: TrainingConfig, about: Description) -> bool:
     return kind in DECIDED and not about.outputs
 
 
+def rebuilds_input(training: TrainingConfig, about: Description) -> bool:
+    """Whether a network's target is its input."""
+    kind = training.task if training.task != "auto" else _kind(training.loss, about, None)
+    return kind == "autoencoder" and not about.outputs
+
+
 def outputs_needed(training: TrainingConfig, about: Description) -> Any:
     """How many values an example a network must give: an int, or by the output's name."""
     if about.outputs:

@@ -90,6 +90,20 @@ def input_scaling(
     return _wanted(config, shape, statistics)
 
 
+def for_autoencoder(config: ModelConfig, input_shape: Sequence[int]) -> ModelConfig:
+    """A builder's settings where the target is the input: the data are scaled, not the network.
+
+    Otherwise the network would have to give back raw values from scaled ones.
+    """
+    if config.is_own or config.name == "autoencoder" or config.normalization == "none":
+        return config
+    rescales = config.normalization == "rescale" or (
+        config.normalization == "auto" and len(input_shape) == 3
+    )
+    input_range = "0-1" if rescales else "standardized"
+    return config.model_copy(update={"normalization": "none", "input_range": input_range})
+
+
 def rescaling(scaling: InputScaling) -> layers.Layer:
     """A scaling as a Keras layer, `input_range`."""
     scale: Any = list(scaling.scale)

@@ -11,9 +11,9 @@ from cnn_l1.config.loading import Config, ConfigError
 from cnn_l1.data import sets
 from cnn_l1.data.own_sets import OwnSet
 from cnn_l1.data.splits import Data, InputStatistics, Split, select
-from cnn_l1.data.task_choice import outputs_needed, task_of
+from cnn_l1.data.task_choice import outputs_needed, rebuilds_input, task_of
 from cnn_l1.models import builders
-from cnn_l1.models.input_range import input_scaling
+from cnn_l1.models.input_range import for_autoencoder, input_scaling
 from cnn_l1.models.optimizer import like_optimizer, make_optimizer
 from cnn_l1.models.own_models import check_source
 from cnn_l1.models.untrained import new_network
@@ -66,8 +66,12 @@ def configured(config: Config) -> Setup:
     dataset = sets.load(config.data, config.seed)
     about, statistics = dataset.about, dataset.statistics()
     outputs = outputs_needed(config.training, about)
+    rebuilds = rebuilds_input(config.training, about)
 
     def start(config: Config) -> keras.Model:
+        if rebuilds:
+            settings = for_autoencoder(config.model, about.input_shape)
+            config = config.model_copy(update={"model": settings})
         model = new_network(config, about.input_shape, outputs, statistics)
         if config.model.initial_weights is not None:
             builders.load_weights(model, config.model.initial_weights)
@@ -80,7 +84,8 @@ def configured(config: Config) -> Setup:
     if task.normal_class is not None:
         # Networks made from here on, and what they read, are scaled by what is normal alone.
         statistics = dataset.statistics()
-    dataset = dataset.scaled(input_scaling(config.model, about.input_shape, statistics))
+    settings = for_autoencoder(config.model, about.input_shape) if rebuilds else config.model
+    dataset = dataset.scaled(input_scaling(settings, about.input_shape, statistics))
     return Setup(config, dataset, task, statistics, start, given)
 
 
@@ -103,8 +108,10 @@ def load_examples(
     dataset = sets.load(config.data, config.seed)
     task = task_of(config.training, dataset.about, own)
     dataset = normal_alone(dataset, task)
-    scaling = input_scaling(config.model, dataset.about.input_shape, dataset.statistics())
-    dataset = dataset.scaled(scaling)
+    shape, settings = dataset.about.input_shape, config.model
+    if rebuilds_input(config.training, dataset.about):
+        settings = for_autoencoder(settings, shape)
+    dataset = dataset.scaled(input_scaling(settings, shape, dataset.statistics()))
     if config.measure.split == "test":
         return dataset.load_test(), task
     return dataset.validation, task

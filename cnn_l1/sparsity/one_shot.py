@@ -44,7 +44,7 @@ def zero_channels(
     batches: Iterable[tuple[Any, Any]],
     loss: Any,
     limits: Mapping[str, int | float],
-    criterion: str = "second_order",
+    criterion: str = "taylor",
     measure: Measure | None = None,
     board: str | None = None,
     tolerance: float = 0.03,
@@ -69,7 +69,7 @@ def zero_channels(
             once a round.
         loss: A Keras loss.
         limits: As `ChannelSetpoint` takes them, such as `{"macs": 0.5}`.
-        criterion: One of the three above. Default `"second_order"`.
+        criterion: One of the three above. Default `"taylor"`.
         measure: What finds the figures of real files, for limits in bytes.
         board: The board that the limits are of, for messages.
         tolerance: How far below a limit is near enough. Default 0.03.

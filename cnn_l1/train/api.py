@@ -185,7 +185,7 @@ def prune(
     *,
     test: Any = None,
     epochs: int = 0,
-    criterion: str = "second_order",
+    criterion: str = "taylor",
     examples: int = 512,
     output: str | pathlib.Path | None = None,
     formats: Sequence[str] = ("float32", "int8"),
@@ -210,7 +210,7 @@ def prune(
         target: As `sparsify` takes it.
         test: As `sparsify` takes it.
         epochs: Epochs of fine-tuning of the smaller network. Default 0.
-        criterion: `"second_order"`, `"taylor"` or `"magnitude"`. Default `"second_order"`.
+        criterion: `"second_order"`, `"taylor"` or `"magnitude"`. Default `"taylor"`.
         examples: How many training examples tell the importance. Default 512.
         output: As `sparsify` takes it, and all that follow.
         formats: See `sparsify`.
