@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from cnn_l1.config.data_settings import DataConfig
+from cnn_l1.config.data_settings import SOURCES, DataConfig
 from cnn_l1.config.loading import ConfigError
 from cnn_l1.config.packages import check_data_packages
 from cnn_l1.data import embedded, hub_sets
@@ -106,9 +106,15 @@ def _named(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
         known = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
         close = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
+        path = pathlib.Path(name)
+        if name and path.exists():
+            suffixes = {".csv": "table", ".parquet": "table", ".npz": "arrays"}
+            kind = "folder" if path.is_dir() else suffixes.get(path.suffix.lower(), "folder")
+            hint = f" For data of your own: name: {kind}, path: {name}"
+        own = ", ".join(one for one in SOURCES if one != "given")
         raise ConfigError(
-            f"data.name: expected one of {', '.join(EMBEDDED)}, the name of a TFDS data set, or "
-            f"huggingface:NAME. Received: {name!r}.{hint}"
+            f"data.name: expected one of {', '.join(EMBEDDED)}, the name of a TFDS data set, "
+            f"huggingface:NAME, or data of your own: {own}. Received: {name!r}.{hint}"
         ) from None
 
 

@@ -280,8 +280,19 @@ def test_statistics_of_digits(digits, streamed):
 def test_unknown_data_set(name, hint, tmp_path):
     assert refusal(name=name, data_dir=str(tmp_path)) == (
         "data.name: expected one of digits, xor, diabetes, sparse_regression, the name of a "
-        f"TFDS data set, or huggingface:NAME. Received: {name!r}.{hint}"
+        "TFDS data set, huggingface:NAME, or data of your own: folder, arrays, series, table, "
+        f"function. Received: {name!r}.{hint}"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("imgs", "folder"), ("a.csv", "table"), ("a.npz", "arrays")]
+)
+def test_a_path_as_a_name_is_told_where_it_goes(name, kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).touch() if "." in name else (tmp_path / name).mkdir()
+    hint = f"Received: {name!r}. For data of your own: name: {kind}, path: {name}"
+    assert refusal(name=name).endswith(hint)
 
 
 @pytest.fixture

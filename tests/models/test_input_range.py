@@ -8,6 +8,7 @@ from cnn_l1.config.loading import ConfigError
 from cnn_l1.data.splits import InputScaling, InputStatistics
 from cnn_l1.models.input_range import (
     better_range,
+    for_autoencoder,
     input_scaling,
     rescaling,
     scaling_inside,
@@ -157,3 +158,19 @@ def test_a_little_better_is_no_reason():
     assert better_range(mean_of, PIXELS, lambda _: next(scores)) is None
     scores = iter([0.5, 0.5, 0.61, 0.5])
     assert better_range(mean_of, PIXELS, lambda _: next(scores)) is not None
+
+
+@pytest.mark.parametrize(
+    ("shape", "settings", "expected"),
+    [
+        (IMAGE, {}, "0-1"),
+        (FEATURES, {}, "standardized"),
+        (IMAGE, {"normalization": "standardize"}, "standardized"),
+        (IMAGE, {"normalization": "none"}, None),
+    ],
+)
+def test_a_builders_data_are_scaled_where_the_target_is_the_input(shape, settings, expected):
+    config = configs.validate({"name": "a", "model": {"name": "cnn", **settings}}).model
+    found = for_autoencoder(config, shape)
+    assert (found.normalization, found.input_range) == ("none", expected)
+    assert (input_scaling(found, shape, STATISTICS) is None) == (expected is None)

@@ -87,7 +87,7 @@ def test_what_is_broken_is_left_out_if_asked(place, capsys):
     [
         ({"data": {**FOLDER, "path": "pictures"}}, "pictures"),
         ({"data": {"name": "folder", "path": "photos"}}, "image_size"),
-        ({"data": {"name": "imgs"}}, "data.name"),
+        ({"data": {"name": "imgs"}}, "or data of your own: folder, arrays"),
         ({"data": {**FOLDER, "target": "x"}}, "target must be left out"),
         ({"data": FOLDER, "model": {"name": "file", "path": "none.keras"}}, "none.keras"),
         ({"data": FOLDER, "model": {"name": "file", "path": "mine.keras"}}, "(9, 9, 1)"),
