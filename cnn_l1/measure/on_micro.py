@@ -138,13 +138,17 @@ def print_micro(
         table.add_column(heading, justify="right")
     table.add_column("too small for it", overflow="fold")
     for name, file in facts.items():
-        score = file.accuracy is None
+        score = ""  # of several outputs none is told
+        if file.accuracy is not None:
+            score = f"{file.accuracy:.2%}"
+        elif file.mean_squared_error is not None:
+            score = f"{file.mean_squared_error:.5g}"
         size = paths[name].stat().st_size
         small = [fit.board for fit in fit_boards(size, file.arena_bytes) if not fit.fits]
         table.add_row(
             name,
             f"{file.examples:,}",
-            f"{file.mean_squared_error:.5g}" if score else f"{file.accuracy:.2%}",
+            score,
             f"± {file.largest_difference:.3g}",
             f"{size:,}",
             f"{file.arena_bytes:,}",

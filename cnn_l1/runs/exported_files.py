@@ -17,7 +17,7 @@ from cnn_l1.config.loading import Config, ConfigError
 from cnn_l1.config.settings import ExportConfig, MeasureConfig
 from cnn_l1.data.splits import Data, InputScaling, Split
 from cnn_l1.data.splits import Description as DataDescription
-from cnn_l1.data.tasks import SeveralTasks
+from cnn_l1.data.tasks import SeveralTasks, Task
 from cnn_l1.export import sparse_file, tflite
 from cnn_l1.export.formats import SPARSE_IMAGES, print_refused, write_format
 from cnn_l1.graph import macs
@@ -157,7 +157,7 @@ def description_of(config: Config, dataset: Data, task: Any) -> metadata.Descrip
     return metadata.Description(
         name=config.name,
         input_meaning=input_meaning(config, about, dataset.train.scaling),
-        output_meaning=output_meaning(task),
+        output_meaning=output_meanings(task),
         class_names=about.class_names,
         config=configs.dump(config, folders=False),
     )
@@ -182,11 +182,17 @@ def input_meaning(
     return f"features in their own units: {names}"
 
 
-def output_meaning(task: Any) -> str:
-    """What a file's output is, in words."""
-    if isinstance(task, SeveralTasks):
-        each = [f"{name}: {output_meaning(one)}" for name, one in task.tasks.items()]
-        return "; ".join(each)
+def output_meanings(task: Any) -> str | list[str]:
+    """What a file's output is, in words; of several outputs each one, in the file's order."""
+    if not isinstance(task, SeveralTasks):
+        return output_meaning(task)
+    # Outputs of a dict are in the order of their names.
+    names = sorted(task.tasks) if task.by_name else list(task.tasks)
+    return [f"{name}: {output_meaning(task.tasks[name])}" for name in names]
+
+
+def output_meaning(task: Task) -> str:
+    """What one output is, in words."""
     if task.kind == "values":
         return "values"
     if task.kind == "autoencoder":

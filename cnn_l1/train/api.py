@@ -29,7 +29,7 @@ from cnn_l1.sparsity.configured import attach_configured
 from cnn_l1.sparsity.one_shot import zero_channels
 from cnn_l1.sparsity.target_arguments import check_target, limits_of
 from cnn_l1.train import pipeline, recipe
-from cnn_l1.train.compiled import CompiledSettings, compiled_settings
+from cnn_l1.train.compiled import compiled_settings
 from cnn_l1.train.file_costs import measure_of
 
 # Of the epochs, the part under the penalty; then zeros are held. Of that part, the part until a
@@ -63,6 +63,23 @@ class Result:
     report: dict[str, Any]
     files: dict[str, pathlib.Path]
     folder: pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """What `sparsify` and `prune` were called with, alike for both."""
+
+    model: keras.Model
+    train: Any
+    validation: Any
+    test: Any
+    output: str | pathlib.Path | None
+    formats: Sequence[str]
+    task: str
+    batch_size: int
+    seed: int
+    settings: Mapping[str, Any] | None
+    overwrite: bool
 
 
 def sparsify(
@@ -172,10 +189,10 @@ def sparsify(
         data["penalty"] = {"name": "l1", "l1_strength": l1_strength}
         data["training"]["ramp_epochs"] = penalised // 3
         data["thresholding"] = {"threshold": 1e-3}
-    return _run(
-        model, train, validation, test, data, output, formats, task, batch_size, seed, settings,
-        overwrite, compiled_settings(model),
-    )  # fmt: skip
+    call = _Call(
+        model, train, validation, test, output, formats, task, batch_size, seed, settings, overwrite
+    )
+    return _run(call, data)
 
 
 def prune(
@@ -246,8 +263,7 @@ def prune(
     except ValueError as error:
         raise ArgumentError(f"target: {error}") from None
     board = target.get("board")
-    compiled = compiled_settings(model)
-    settings_of = {
+    settings_of: dict[str, Any] = {
         "penalty": {"name": "none"},
         "training": {"epochs": 0},
         "fine_tuning": {"epochs": 0},
@@ -263,10 +279,11 @@ def prune(
         ):
             print(line)
 
-    return _run(
-        model, with_own_targets(model, data), 0.2, test, settings_of, output, formats, task,
-        batch_size, seed, settings, overwrite, compiled, zeroed,
-    )  # fmt: skip
+    examples_of = with_own_targets(model, data)
+    call = _Call(
+        model, examples_of, 0.2, test, output, formats, task, batch_size, seed, settings, overwrite
+    )
+    return _run(call, settings_of, zeroed)
 
 
 def with_own_targets(model: keras.Model, data: Any) -> Any:
@@ -306,32 +323,31 @@ def verify(folder: str | pathlib.Path, data: Any = None) -> list[str]:
 
 
 def _run(
-    model: keras.Model,
-    train: Any,
-    validation: Any,
-    test: Any,
+    call: _Call,
     data: dict[str, Any],
-    output: str | pathlib.Path | None,
-    formats: Sequence[str],
-    task: str,
-    batch_size: int,
-    seed: int,
-    settings: Mapping[str, Any] | None,
-    overwrite: bool,
-    compiled: CompiledSettings,
     prepare: Callable[[keras.Model, Setup], None] | None = None,
 ) -> Result:
-    """Run the pipeline on a given model; `prepare` changes the network before it is trained."""
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", model.name).lstrip("_.-") or "model"
-    folder = pathlib.Path(output) if output is not None else pathlib.Path("saved_models", name)
-    data |= {"name": name, "seed": seed, "model": {"name": "given"}, "data": {"name": "given"}}
+    """Run the pipeline on a given model.
+
+    Args:
+        call: What was asked for.
+        data: The sections of the config that are the caller's own; the rest is filled in.
+        prepare: Changes the network before it is trained. Default: nothing does.
+    """
+    compiled = compiled_settings(call.model)
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", call.model.name).lstrip("_.-") or "model"
+    folder = (
+        pathlib.Path(call.output) if call.output is not None else pathlib.Path("saved_models", name)
+    )
+    data |= {"name": name, "seed": call.seed, "model": {"name": "given"}, "data": {"name": "given"}}
     data.setdefault("optimizer", {})
     data["optimizer"]["learning_rate"] = compiled.learning_rate or LEARNING_RATE
     if compiled.optimizer_name is not None:
         data["optimizer"]["name"] = compiled.optimizer_name
-    data["training"] |= {"batch_size": batch_size, "task": task, **compiled.recorded()}
-    data["export"] = {"formats": list(formats)}
-    data["measure"] = {"split": "validation" if test is None else "test"}
+    data["training"] |= {"batch_size": call.batch_size, "task": call.task, **compiled.recorded()}
+    data["export"] = {"formats": list(call.formats)}
+    data["measure"] = {"split": "validation" if call.test is None else "test"}
+    validation = call.validation
     part = isinstance(validation, (int, float)) and not isinstance(validation, bool)
     if part:
         if not 0 < validation < 1:
@@ -339,15 +355,19 @@ def _run(
                 f"`validation` must be a part between 0 and 1, or data. Received: {validation!r}"
             )
         data["data"]["validation_fraction"] = float(validation)
-    for key, value in (settings or {}).items():
+    for key, value in (call.settings or {}).items():
         _set(data, key, value)
     config = configs.validate(data, "settings")
     check_packages(config)
-    check_output(folder, overwrite)
+    check_output(folder, call.overwrite)
 
     def make_setup() -> Setup:
         dataset = given_data(
-            train, None if part else validation, test, config, known_classes(model)
+            call.train,
+            None if part else validation,
+            call.test,
+            config,
+            known_classes(call.model),
         )
         about, statistics = dataset.about, dataset.statistics()
         wanted = compiled.training(config.training)
@@ -357,13 +377,13 @@ def _run(
             return given_model(model, config.model, about.input_shape, outputs, statistics)
 
         def new_network(config: Config) -> keras.Model:
-            found = fresh(model)
+            found = fresh(call.model)
             if prepare is not None:
                 prepare(found, setup)
             attach_configured(found, config.penalty)
             return found
 
-        network = fresh(model)
+        network = fresh(call.model)
         chosen_task = task_of(wanted, about, network)
         dataset = normal_alone(dataset, chosen_task)
         scaling = input_scaling(config.model, about.input_shape, statistics)
@@ -378,7 +398,8 @@ def _run(
         )
         return setup
 
-    summary = pipeline.run_setup(make_setup, config, folder, overwrite, forewarn=prepare is None)
+    forewarn = prepare is None
+    summary = pipeline.run_setup(make_setup, config, folder, call.overwrite, forewarn=forewarn)
     prefix = "shrunk/" if (folder / "shrunk" / "model.keras").is_file() else ""
     paths = {
         one.name: folder / prefix / one.file_name

@@ -12,6 +12,7 @@ from sklearn.datasets import load_wine
 from sklearn.model_selection import train_test_split
 
 import cnn_l1
+from cnn_l1.sweep.__main__ import main as sweep_main
 from cnn_l1.train.__main__ import main as train_main
 from cnn_l1.train.api import ArgumentError
 from cnn_l1.verify import main as verify_main
@@ -297,6 +298,10 @@ def test_two_outputs_by_name(tmp_path):
     assert each["digit"]["accuracy"] > 0.7
     assert each["bright"]["mean_squared_error"] < 0.01
     assert figures["metrics"]["digit_f1_score"] > 0.6
+    # The data were moved since: found by --data.
+    (tmp_path / "set.npz").rename(tmp_path / "moved.npz")
+    assert verify_main([str(tmp_path / "run")]) == 1
+    assert verify_main([str(tmp_path / "run"), "--data", str(tmp_path / "moved.npz")]) == 0
 
 
 @pytest.mark.slow
@@ -339,3 +344,27 @@ def test_what_sparsify_does_not_take(tmp_path):
         assert not (tmp_path / "run").exists()
     with pytest.raises(ArgumentError, match="sparsity"):
         cnn_l1.prune(model, data, {"sparsity": 0.5}, output=tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_sweep_over_a_folder_and_a_trained_model(photos, mine, tmp_path):
+    settings = {
+        "name": "sweep",
+        "data": {"name": "folder", "path": str(photos), "image_size": [8, 8]},
+        "model": {"name": "file", "path": str(mine)},
+        "training": {"epochs": 1},
+        "thresholding": {"threshold": 1e-3},
+        "fine_tuning": {"epochs": 0},
+        "export": {"formats": ["int8"]},
+        "measure": {"latency_runs": 1},
+        "sweep": {"strengths": [1e-3], "rule": "max_drop", "max_drop": 50.0},
+    }
+    settings["data"]["color_mode"] = "grayscale"
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    flags = ["--config", str(tmp_path / "sweep.yaml"), "--output", str(tmp_path / "sweep")]
+    assert sweep_main(flags) == 0
+    summary = json.loads((tmp_path / "sweep" / "sweep.json").read_text(encoding="utf-8"))
+    dense, row = summary["rows"]
+    assert dense["sparsity"] == 0.0  # the given model, as it is
+    assert dense["score"] > 0.85
+    assert row["chosen"]
