@@ -36,7 +36,9 @@ def test_no_such_command_ends_with_2(given, capsys):
 def test_flags_behind_a_command_are_its_own(capsys):
     assert command.main(["train", "--config", "no_such", "--dry-run"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: --config: expected a YAML file, or one of cnn, digits, ")
+    assert error.startswith(
+        "error: --config: expected a YAML file, or one of anomaly, cnn, digits, "
+    )
     assert command.main(["train", "--config", "digitz"]) == 2
     assert capsys.readouterr().err.endswith("Did you mean 'digits'?\n")
 

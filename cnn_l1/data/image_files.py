@@ -6,11 +6,13 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from cnn_l1.errors import CnnL1Error
+
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp"})
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 
 
-class BrokenImageError(ValueError):
+class BrokenImageError(CnnL1Error, ValueError):
     """An image file that cannot be decoded, in one line."""
 
 

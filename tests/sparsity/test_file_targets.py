@@ -76,6 +76,7 @@ def exported(model, folder):
 # --- Estimates -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [stack, residual])
 def test_estimates_are_near_the_real_files(make):
     model = compiled(make())

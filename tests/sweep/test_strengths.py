@@ -46,8 +46,8 @@ def test_with_settings_changes_what_is_named_and_checks_it():
     changed = with_settings(config, {"training.epochs": 7, "seed": 4})
     assert (changed.training.epochs, changed.seed, config.seed) == (7, 4, 3)
     assert with_settings(changed, {"training.epochs": 30, "seed": 3}) == config
-    with pytest.raises(ConfigError, match=r"test: training\.epochs: expected .* Received: 0"):
-        with_settings(config, {"training.epochs": 0})
+    with pytest.raises(ConfigError, match=r"test: training\.epochs: expected .* Received: -1"):
+        with_settings(config, {"training.epochs": -1})
 
 
 def test_layers_keep_their_proportion_to_the_strength():

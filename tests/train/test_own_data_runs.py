@@ -76,6 +76,7 @@ def check_half(report):
     assert report["files"]["given/model.keras"]["accuracy"] > 0.85
 
 
+@pytest.mark.slow
 def test_a_folder_and_a_trained_model_by_one_command(photos, mine, tmp_path):
     data = {"name": "folder", "path": str(photos), "image_size": [8, 8], "color_mode": "grayscale"}
     model = {"name": "file", "path": str(mine)}

@@ -116,7 +116,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_settings_are_checked_before_tensorflow_is_imported(config_file, tmp_path):
-    flags = arguments(config_file, tmp_path / "run", "training.epochs=0")
+    flags = arguments(config_file, tmp_path / "run", "training.epochs=-1")
     command = [sys.executable, "-c", WITHOUT_TENSORFLOW]
     done = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr

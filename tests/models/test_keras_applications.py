@@ -39,9 +39,9 @@ def images(shape, seed=0):
     ("application", "arguments"),
     [
         ("MobileNet", {"alpha": 0.25}),
-        ("DenseNet121", {}),
+        pytest.param("DenseNet121", {}, marks=pytest.mark.slow),
         ("VGG16", {}),
-        ("EfficientNetB0", {}),
+        pytest.param("EfficientNetB0", {}, marks=pytest.mark.slow),
         ("MobileNetV3Small", {"alpha": 0.75, "minimalistic": True}),
     ],
 )
