@@ -16,7 +16,7 @@ from cnn_l1.config.loading import Config, ConfigError
 from cnn_l1.config.packages import check_packages
 from cnn_l1.data.given_arrays import own_set
 from cnn_l1.data.own_sets import part_own
-from cnn_l1.data.splits import Data
+from cnn_l1.data.splits import Data, select
 from cnn_l1.data.task_choice import outputs_needed, task_of
 from cnn_l1.errors import CnnL1Error
 from cnn_l1.graph.loss_check import named_outputs
@@ -272,7 +272,10 @@ def prune(
 
     def zeroed(network: keras.Model, setup: Setup) -> None:
         split = setup.dataset.train
-        batches = setup.task.encode(split.evaluation_batches().unbatch().take(examples).batch(32))
+        some = select(split, split.sampled(examples)).evaluation_batches().unbatch()
+        # Mixed, for data may be ordered by class, and a batch's gradient is of all its examples.
+        mixed = some.shuffle(examples, seed=seed, reshuffle_each_iteration=False)
+        batches = setup.task.encode(mixed.batch(32))
         measure = measure_of(setup) if {"bytes", "ram_bytes"} & limits.keys() else None
         for line in zero_channels(
             network, batches, setup.task.keras_loss(), limits, criterion, measure, board
