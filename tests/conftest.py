@@ -5,6 +5,8 @@ import gc
 import keras
 import pytest
 
+from cnn_l1.graph.layer_kinds import LAYER_KINDS
+
 # Helpers whose assertions are to be told as those of tests are.
 pytest.register_assert_rewrite("pipeline_runs", "shrink_models")
 
@@ -35,3 +37,13 @@ def float64():
     yield
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(autouse=True)
+def _registered_layer_kinds():
+    """Layers that a test registers are forgotten after it: their kernels' names count anywhere."""
+    before = dict(LAYER_KINDS)
+    yield
+    if before != LAYER_KINDS:
+        LAYER_KINDS.clear()
+        LAYER_KINDS.update(before)

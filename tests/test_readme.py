@@ -80,9 +80,8 @@ def test_blocks_run_and_learn(page, activation, tmp_path, monkeypatch):
                 np.testing.assert_allclose(small, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", pytest.param("docs/own_models.md", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", "docs/own_models.md"])
 def test_one_call_runs_and_learns(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     x, y = bright_rows()

@@ -100,6 +100,7 @@ def test_estimates_are_near_the_real_files(make):
         np.testing.assert_array_equal(array, now)  # measuring left the model as it was
 
 
+@pytest.mark.slow
 def test_measured_figures_are_those_of_the_exported_file(tmp_path):
     model = stack()
     kernel = model.get_layer("second").kernel
@@ -131,6 +132,7 @@ def test_a_file_has_the_bytes_that_were_asked_for(tmp_path):
     assert history["bytes"][-1] == pytest.approx(size, rel=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("examples", [640, 32], ids=["along a path", "in one step"])
 def test_the_cut_is_by_the_real_file_where_the_estimate_is_wrong(examples):
     def measure(model, names):
@@ -264,6 +266,7 @@ def test_a_board_that_is_too_small_says_what_it_has(monkeypatch):
         trained(stack(), board="small")
 
 
+@pytest.mark.slow
 def test_a_file_that_whole_channels_do_not_meet_is_told():
     """Of two dear channels one stays: far below the limit, and said so."""
     keras.utils.set_random_seed(0)
