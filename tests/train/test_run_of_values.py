@@ -25,6 +25,10 @@ def test_report_of_values(regression_run):
     report = read_report(folder)
     assert report["data"] == {
         "name": "diabetes",
+        "source": "diabetes",
+        "task": "values",
+        "targets": "values",
+        "outputs": [],
         "input_shape": [10],
         "class_names": None,
         "train_examples": 318,
