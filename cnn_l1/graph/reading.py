@@ -225,16 +225,26 @@ class _Reader:
     def _name(self, operation: Any, prefix: str) -> str:
         """The layer's own name; with its models' before it where that is taken."""
         if id(operation) not in self.names:
-            name = operation.name
-            if name in self.taken:
-                name = f"{prefix}{name}"
-            base, number = name, 1
-            while name in self.taken:
-                number += 1
-                name = f"{base}_{number}"
-            self.taken.add(name)
-            self.names[id(operation)] = name
+            self.names[id(operation)] = name_of_its_own(operation.name, prefix, self.taken)
         return self.names[id(operation)]
+
+
+def name_of_its_own(name: str, prefix: str, taken: set[str]) -> str:
+    """A layer's name; with its models' before it, and a number behind it, where it is taken.
+
+    Args:
+        name: The layer's own name.
+        prefix: The names of the models that it is in.
+        taken: The names that there are; the new one is added.
+    """
+    if name in taken:
+        name = f"{prefix}{name}"
+    base, number = name, 1
+    while name in taken:
+        number += 1
+        name = f"{base}_{number}"
+    taken.add(name)
+    return name
 
 
 def _told_training(node: Any, operation: Any, training: Any) -> bool:

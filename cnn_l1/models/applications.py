@@ -200,7 +200,7 @@ def _builds(function: Callable[..., keras.Model], config: ModelConfig, shape: tu
     """Whether the network can be built with random weights."""
     try:
         function(include_top=False, weights=None, input_shape=shape, **config.arguments)
-    except Exception:
+    except Exception:  # what Keras and its layers raise for sizes and arguments is of many kinds
         return False
     return True
 

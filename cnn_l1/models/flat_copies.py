@@ -12,7 +12,15 @@ from cnn_l1.graph.layer_copies import CopyError, copy_operation, copy_weights, s
 from cnn_l1.graph.layer_kinds import kind_of
 from cnn_l1.graph.layer_weights import own_variables
 from cnn_l1.graph.operation_rules import rule_of
-from cnn_l1.graph.reading import Call, Graph, GraphError, Value, as_functional, read_graph
+from cnn_l1.graph.reading import (
+    Call,
+    Graph,
+    GraphError,
+    Value,
+    as_functional,
+    name_of_its_own,
+    read_graph,
+)
 from cnn_l1.process import keras_internals
 
 
@@ -199,14 +207,7 @@ class _Copier:
 
     def name(self, name: str, prefix: str) -> str:
         """A layer's own name; with that of what it is in before it where it is taken."""
-        if name in self.taken:
-            name = f"{prefix}{name}"
-        base, number = name, 1
-        while name in self.taken:
-            number += 1
-            name = f"{base}_{number}"
-        self.taken.add(name)
-        return name
+        return name_of_its_own(name, prefix, self.taken)
 
 
 def _is_only_layers(operation: Any) -> bool:

@@ -11,12 +11,12 @@ from cnn_l1.config.loading import Config, ConfigError
 from cnn_l1.data import sets
 from cnn_l1.data.own_sets import OwnSet
 from cnn_l1.data.splits import Data, InputStatistics, Split, select
-from cnn_l1.data.task_choice import outputs_needed, rebuilds_input, task_of
+from cnn_l1.data.task_choice import outputs_needed, task_of
 from cnn_l1.models import builders
-from cnn_l1.models.input_range import for_autoencoder, input_scaling
+from cnn_l1.models.input_range import input_scaling
 from cnn_l1.models.optimizer import like_optimizer, make_optimizer
 from cnn_l1.models.own_models import check_source
-from cnn_l1.models.untrained import new_network
+from cnn_l1.models.untrained import built_as, new_network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,13 +66,9 @@ def configured(config: Config) -> Setup:
     dataset = sets.load(config.data, config.seed)
     about, statistics = dataset.about, dataset.statistics()
     outputs = outputs_needed(config.training, about)
-    rebuilds = rebuilds_input(config.training, about)
 
     def start(config: Config) -> keras.Model:
-        if rebuilds:
-            settings = for_autoencoder(config.model, about.input_shape)
-            config = config.model_copy(update={"model": settings})
-        model = new_network(config, about.input_shape, outputs, statistics)
+        model = new_network(built_as(config, about), about.input_shape, outputs, statistics)
         if config.model.initial_weights is not None:
             builders.load_weights(model, config.model.initial_weights)
         return model
@@ -80,12 +76,7 @@ def configured(config: Config) -> Setup:
     own = start(config) if config.model.is_own else None
     task = task_of(config.training, about, own)
     given = own if config.model.has_weights else None
-    dataset = normal_alone(dataset, task)
-    if task.normal_class is not None:
-        # Networks made from here on, and what they read, are scaled by what is normal alone.
-        statistics = dataset.statistics()
-    settings = for_autoencoder(config.model, about.input_shape) if rebuilds else config.model
-    dataset = dataset.scaled(input_scaling(settings, about.input_shape, statistics))
+    dataset, statistics = prepared(dataset, task, config, statistics)
     return Setup(config, dataset, task, statistics, start, given)
 
 
@@ -107,14 +98,32 @@ def load_examples(
         return given.train, task_of(config.training, given.about, own)
     dataset = sets.load(config.data, config.seed)
     task = task_of(config.training, dataset.about, own)
-    dataset = normal_alone(dataset, task)
-    shape, settings = dataset.about.input_shape, config.model
-    if rebuilds_input(config.training, dataset.about):
-        settings = for_autoencoder(settings, shape)
-    dataset = dataset.scaled(input_scaling(settings, shape, dataset.statistics()))
+    dataset, _ = prepared(dataset, task, config, dataset.statistics())
     if config.measure.split == "test":
         return dataset.load_test(), task
     return dataset.validation, task
+
+
+def prepared(
+    dataset: Data, task: Any, config: Config, statistics: InputStatistics
+) -> tuple[Data, InputStatistics]:
+    """Data as a task and a network take them: what is to be learnt alone, and scaled.
+
+    Args:
+        dataset: Raw data.
+        task: The `Task`, or `SeveralTasks`.
+        config: The `Config`.
+        statistics: `InputStatistics` of the raw training inputs.
+
+    Returns:
+        `(data, statistics)`: of an autoencoder's data, the statistics of what is normal.
+    """
+    if task.normal_class is not None:
+        dataset = normal_alone(dataset, task)
+        statistics = dataset.statistics()
+    about = dataset.about
+    settings = built_as(config, about).model
+    return dataset.scaled(input_scaling(settings, about.input_shape, statistics)), statistics
 
 
 def normal_alone(dataset: Data, task: Any) -> Data:

@@ -7,8 +7,9 @@ import keras
 from cnn_l1.config.loading import Config, ConfigError
 from cnn_l1.data import sets, splits
 from cnn_l1.data.augmentation import check_augmentation
-from cnn_l1.data.task_choice import outputs_needed, task_of
+from cnn_l1.data.task_choice import outputs_needed, rebuilds_input, task_of
 from cnn_l1.models import builders, own_models
+from cnn_l1.models.input_range import for_autoencoder
 from cnn_l1.sparsity.configured import attach_configured
 
 
@@ -43,6 +44,14 @@ def new_network(
     return model
 
 
+def built_as(config: Config, about: splits.Description) -> Config:
+    """A config with its network's scaling settled: where the target is the input, none inside."""
+    if not rebuilds_input(config.training, about):
+        return config
+    settings = for_autoencoder(config.model, about.input_shape)
+    return config.model_copy(update={"model": settings})
+
+
 def untrained_network(config: Config) -> tuple[keras.Model, splits.Description]:
     """Build a config's network, and describe its data, without reading an example.
 
@@ -59,6 +68,7 @@ def untrained_network(config: Config) -> tuple[keras.Model, splits.Description]:
     about = sets.describe(config.data)
     channels = about.input_shape[-1]
     neutral = splits.InputStatistics((0.0,) * channels, (1.0,) * channels)
-    model = new_network(config, about.input_shape, outputs_needed(config.training, about), neutral)
+    outputs = outputs_needed(config.training, about)
+    model = new_network(built_as(config, about), about.input_shape, outputs, neutral)
     task_of(config.training, about, model if config.model.is_own else None)  # or refuse
     return model, about

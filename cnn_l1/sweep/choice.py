@@ -120,11 +120,4 @@ def test_chosen(
 
 def is_classification(config: Config) -> bool:
     """Whether files are scored by accuracy, else by their mean squared error."""
-    # Own data are read to be described: once in a sweep.
-    key = config.data.model_dump_json() + config.training.model_dump_json()
-    if key not in _CLASSIFIES:
-        _CLASSIFIES[key] = is_decided(config.training, sets.describe(config.data))
-    return _CLASSIFIES[key]
-
-
-_CLASSIFIES: dict[str, bool] = {}
+    return is_decided(config.training, sets.describe(config.data))

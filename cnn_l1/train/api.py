@@ -20,9 +20,8 @@ from cnn_l1.data.splits import Data, select
 from cnn_l1.data.task_choice import outputs_needed, task_of
 from cnn_l1.errors import CnnL1Error
 from cnn_l1.graph.loss_check import named_outputs
-from cnn_l1.models.input_range import input_scaling
 from cnn_l1.models.own_models import given_model
-from cnn_l1.models.setup import Setup, normal_alone
+from cnn_l1.models.setup import Setup, prepared
 from cnn_l1.runs import verification
 from cnn_l1.runs.folders import check_output
 from cnn_l1.sparsity.configured import attach_configured
@@ -388,11 +387,10 @@ def _run(
 
         network = fresh(call.model)
         chosen_task = task_of(wanted, about, network)
-        dataset = normal_alone(dataset, chosen_task)
-        scaling = input_scaling(config.model, about.input_shape, statistics)
+        dataset, statistics = prepared(dataset, chosen_task, config, statistics)
         setup = Setup(
             config=config,
-            dataset=dataset.scaled(scaling),
+            dataset=dataset,
             task=chosen_task,
             statistics=statistics,
             new_network=new_network,

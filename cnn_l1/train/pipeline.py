@@ -102,7 +102,7 @@ def run_setup(
         forewarn_of_range(setup)
         if forewarn:
             # Before everything is seeded: a trial must not change the run.
-            trial = start_model(setup)
+            trial = start_model(setup) if setup.given is None else setup.given
             exported_files.check_formats(trial, config.export.formats)
             samples = setup.dataset.train.sample(formats.TRIED_IMAGES)
             forewarn_of_formats(trial, config, samples)
