@@ -288,8 +288,18 @@ def prune(
     return _run(call, settings_of, zeroed)
 
 
+def check_model(model: Any) -> None:
+    """Raise `ArgumentError` unless a model is one of Keras."""
+    if not isinstance(model, keras.Model):
+        raise ArgumentError(
+            "`model` must be a keras.Model, e.g. keras.models.load_model(path). "
+            f"Received: {type(model).__name__}"
+        )
+
+
 def with_own_targets(model: keras.Model, data: Any) -> Any:
     """Examples without targets, with what a model decides of them as targets."""
+    check_model(model)
     if not hasattr(data, "__array__"):
         return data
     outputs = model.predict(np.asarray(data), verbose=0)
@@ -336,6 +346,7 @@ def _run(
         data: The sections of the config that are the caller's own; the rest is filled in.
         prepare: Changes the network before it is trained. Default: nothing does.
     """
+    check_model(call.model)
     compiled = compiled_settings(call.model)
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", call.model.name).lstrip("_.-") or "model"
     folder = (

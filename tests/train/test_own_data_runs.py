@@ -343,6 +343,9 @@ def test_what_sparsify_does_not_take(tmp_path):
         assert part in str(caught.value), settings
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "run").exists()
+    for call in (cnn_l1.sparsify, cnn_l1.prune):
+        with pytest.raises(ArgumentError, match=r"`model` must be a keras\.Model.*Received: str"):
+            call("mine.keras", data[0], target={"macs": 0.5}, output=tmp_path / "run")
     with pytest.raises(ArgumentError, match="sparsity"):
         cnn_l1.prune(model, data, {"sparsity": 0.5}, output=tmp_path / "run")
 
